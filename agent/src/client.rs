@@ -1,0 +1,209 @@
+//! A connection for single questions (INFO, SCAN, SELECT …): one command, one reply, each bounded in time.
+//! The data path has its own, faster ones, which begin with [`dial`] as well.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::resp;
+use redis_protocol::resp2::decode::decode_bytes_mut;
+use redis_protocol::resp2::types::BytesFrame;
+use secrecy::ExposeSecret as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::endpoint::{Endpoint, Side};
+
+/// How long connecting may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reply may take; a loading or forking server can be slow.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// No single question of ours has a longer answer.
+const LONGEST_REPLY: usize = 256 << 20;
+
+/// A connection that is logged in.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    buffer: BytesMut,
+    side: Side,
+    name: String,
+}
+
+/// Connects a socket, with Nagle off.
+pub async fn dial(endpoint: &Endpoint, side: Side) -> Result<TcpStream> {
+    let unreachable = |why: String| Error::new(side.unreachable(), format!("cannot connect to {endpoint}: {why}"));
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((endpoint.host.as_str(), endpoint.port)))
+        .await
+        .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
+        .map_err(|error| unreachable(error.to_string()))?;
+    stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+    Ok(stream)
+}
+
+impl Client {
+    /// Connects and logs in. Nothing is ever sent behind an AUTH before its answer.
+    pub async fn connect(endpoint: &Endpoint, side: Side) -> Result<Self> {
+        let stream = dial(endpoint, side).await?;
+        let mut client = Self { stream, buffer: BytesMut::new(), side, name: endpoint.to_string() };
+        if let Some(password) = &endpoint.password {
+            let password = password.expose_secret().as_bytes();
+            let reply = match &endpoint.username {
+                Some(user) => client.ask(&[b"AUTH", user.as_bytes(), password]).await?,
+                None => client.ask(&[b"AUTH", password]).await?,
+            };
+            if let BytesFrame::Error(text) = reply {
+                return Err(client.refused("AUTH", &text));
+            }
+        }
+        match client.ask(&[b"PING"]).await? {
+            BytesFrame::Error(text) => Err(client.refused("PING", &text)),
+            _ => Ok(client),
+        }
+    }
+
+    /// One command, its reply; an error reply is a reply.
+    pub async fn ask(&mut self, command: &[&[u8]]) -> Result<BytesFrame> {
+        let mut bytes = Vec::new();
+        resp::command(&mut bytes, command);
+        self.send(&bytes).await?;
+        self.reply().await
+    }
+
+    /// One command whose error reply is an error of ours.
+    pub async fn call(&mut self, command: &[&[u8]]) -> Result<BytesFrame> {
+        match self.ask(command).await? {
+            BytesFrame::Error(text) => Err(self.refused(&String::from_utf8_lossy(command[0]), &text)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Sends already encoded commands; read as many replies with [`Client::reply`].
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        match timeout(REPLY_TIMEOUT, self.stream.write_all(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.lost(&error.to_string())),
+            Err(_) => Err(self.lost("it takes no bytes")),
+        }
+    }
+
+    /// The next reply.
+    pub async fn reply(&mut self) -> Result<BytesFrame> {
+        loop {
+            if let Some((frame, _, _)) =
+                decode_bytes_mut(&mut self.buffer).map_err(|error| self.lost(&error.to_string()))?
+            {
+                return Ok(frame);
+            }
+            if self.buffer.len() > LONGEST_REPLY {
+                return Err(self.lost("its reply does not end"));
+            }
+            match timeout(REPLY_TIMEOUT, self.stream.read_buf(&mut self.buffer)).await {
+                Ok(Ok(0)) => return Err(self.lost("it closed the connection")),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.lost(&error.to_string())),
+                Err(_) => return Err(self.lost(&format!("no reply within {} s", REPLY_TIMEOUT.as_secs()))),
+            }
+        }
+    }
+
+    /// A section of INFO as text.
+    pub async fn info(&mut self, section: &str) -> Result<Info> {
+        let reply = self.call(&[b"INFO", section.as_bytes()]).await?;
+        Ok(Info(reply.as_str().unwrap_or_default().to_owned()))
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        let code = match self.side {
+            Side::Source => Code::SourceLost,
+            Side::Target => Code::TargetLost,
+        };
+        Error::new(code, format!("lost {}: {why}", self.name))
+    }
+
+    fn refused(&self, command: &str, reply: &str) -> Error {
+        Error::new(self.side.refusal(reply), format!("{} refuses {command}: {reply}", self.name))
+    }
+}
+
+/// A section of INFO.
+#[derive(Clone, Debug)]
+pub struct Info(String);
+
+impl Info {
+    /// A field's value, if it is there.
+    pub fn get(&self, field: &str) -> Option<&str> {
+        self.fields().find_map(|(name, value)| (name == field).then_some(value))
+    }
+
+    /// A numeric field, if it is there.
+    pub fn number(&self, field: &str) -> Option<u64> {
+        self.get(field)?.parse().ok()
+    }
+
+    /// All fields.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'))
+    }
+}
+
+impl Side {
+    /// The row for a server that cannot be reached.
+    pub fn unreachable(self) -> Code {
+        match self {
+            Self::Source => Code::SourceUnreachable,
+            Self::Target => Code::TargetUnreachable,
+        }
+    }
+
+    /// The row for an error reply, by its first word.
+    pub fn refusal(self, reply: &str) -> Code {
+        let source = self == Self::Source;
+        let word = reply.split(' ').next().unwrap_or_default();
+        match word {
+            "NOAUTH" | "WRONGPASS" => {
+                if source {
+                    Code::SourceAuth
+                } else {
+                    Code::TargetAuth
+                }
+            }
+            "NOPERM" => {
+                if source {
+                    Code::SourcePermission
+                } else {
+                    Code::TargetPermission
+                }
+            }
+            "LOADING" | "BUSY" | "MASTERDOWN" | "NOMASTERLINK" | "TRYAGAIN" => {
+                if source {
+                    Code::SourceBusy
+                } else {
+                    Code::TargetBusy
+                }
+            }
+            "OOM" if !source => Code::TargetFull,
+            "READONLY" | "MOVED" | "CLUSTERDOWN" if !source => Code::TargetRole,
+            // Before 6.0 a wrong password, or a password where none is set, is a plain ERR; so is a missing one before 2.8.
+            "ERR"
+                if reply.contains("invalid password")
+                    || reply.contains("no password is set")
+                    || reply.contains("operation not permitted") =>
+            {
+                if source {
+                    Code::SourceAuth
+                } else {
+                    Code::TargetAuth
+                }
+            }
+            _ => {
+                if source {
+                    Code::SourceProtocol
+                } else {
+                    Code::TargetUnsupported
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! One Redis server and how to log in to it, secrets resolved.
+
+use std::fmt;
+
+use secrecy::SecretString;
+
+/// Where a server is and who we are there.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// ACL user; `None` is the default user.
+    pub username: Option<String>,
+    /// `None`: the server asks for no password.
+    pub password: Option<SecretString>,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Which end of the pipeline a server is: decides the error rows of what goes wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The data comes from here.
+    Source,
+    /// The data goes here.
+    Target,
+}

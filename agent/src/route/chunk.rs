@@ -1,0 +1,44 @@
+//! Encoded commands on their way to the target.
+
+use bytes::Bytes;
+use dts_common::position::Position;
+
+/// A piece of a transaction. Every transaction begins with db 0 selected and leaves db 0 selected: whoever encodes
+/// writes the SELECTs.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// RESP commands; the last may be cut, to go on in the next chunk (that is how a 512 MB value passes).
+    pub bytes: Bytes,
+    /// Commands that *end* in this chunk: as many replies.
+    pub commands: u32,
+    /// Ends the transaction. `None`: more chunks of it follow.
+    pub commit: Option<Commit>,
+}
+
+/// What the target will hold once the transaction is executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Counts the commits of one pipeline, from 1, without gaps.
+    pub sequence: u64,
+    /// `None` while a snapshot is being copied: a broken copy is begun again.
+    pub position: Option<Position>,
+    /// True from the first field expiry on that was written in held form.
+    pub holds_field_expiry: bool,
+    /// How far this brings us.
+    pub progress: Progress,
+}
+
+/// Running totals of one pipeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the snapshot payload that are encoded.
+    pub snapshot_bytes: u64,
+    /// Keys of the snapshot that are encoded.
+    pub snapshot_keys: u64,
+    /// Keys that RESIZEDB announced.
+    pub announced_keys: u64,
+    /// Commands of the stream that are encoded.
+    pub stream_commands: u64,
+    /// Receive time of the last stream byte that is encoded, ms since 1970 by the source's clock; 0 before any.
+    pub received_ms: u64,
+}

@@ -1,0 +1,1 @@
+//! The queue between the source's speed and the target's.

@@ -1,0 +1,1 @@
+//! The command table: what a replicated command does to keys.

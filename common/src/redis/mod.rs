@@ -1,0 +1,6 @@
+//! Redis's wire and file formats: bytes in, values out. No sockets, no files, no tokio.
+
+pub mod command;
+pub mod expiry;
+pub mod rdb;
+pub mod resp;

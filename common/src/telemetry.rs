@@ -1,0 +1,1 @@
+//! Logs on stderr, and traces to an OpenTelemetry collector if one is named.
