@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::resp;
 use redis_protocol::resp2::decode::decode_bytes_mut;
-use redis_protocol::resp2::types::BytesFrame;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
