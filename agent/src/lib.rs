@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod endpoint;
+pub mod retry;
 pub mod route;
 pub mod source;
 pub mod spool;

@@ -18,8 +18,6 @@ pub struct Chunk {
 /// What the target will hold once the transaction is executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// Counts the commits of one pipeline, from 1, without gaps.
-    pub sequence: u64,
     /// `None` while a snapshot is being copied: a broken copy is begun again.
     pub position: Option<Position>,
     /// True from the first field expiry on that was written in held form.
