@@ -6,10 +6,24 @@
 //!                             disk)    rewrite)   the position inside)
 //! ```
 
+pub mod app;
+pub mod apply;
 pub mod client;
+pub mod complete;
+pub mod control;
 pub mod endpoint;
+pub mod observe;
+pub mod outlet;
+pub mod pipeline;
+pub mod restore;
 pub mod retry;
 pub mod route;
+pub mod secret;
+pub mod shard;
 pub mod source;
 pub mod spool;
+pub mod status;
+pub mod supervisor;
+pub mod sweep;
 pub mod target;
+pub mod verify;

@@ -1,1 +1,101 @@
-fn main() {}
+//! `dts`: every role in one binary, one file a subcommand, everything through the public API.
+
+mod address;
+mod argv;
+mod event;
+mod migrate;
+mod serve;
+mod show;
+mod task;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Completed.
+const COMPLETED: u8 = 0;
+/// Ended by an error.
+const FAILED: u8 = 1;
+/// Wrong use.
+const USAGE: u8 = 2;
+/// Stopped, and resumable.
+const STOPPED: u8 = 3;
+
+/// Data Transmission Service for Redis: moves a running Redis into another Redis or Valkey and keeps the two in step.
+#[derive(Debug, Parser)]
+#[command(name = "dts", version)]
+struct Cli {
+    /// Send traces to this OpenTelemetry collector (gRPC), for example http://127.0.0.1:4317.
+    #[arg(long, global = true, env = "DTS_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Move one Redis into another from here: coordinator, agent and store in one process.
+    Migrate(migrate::Arguments),
+    /// Administer tasks of a coordinator.
+    Task(task::Arguments),
+    /// List the agents of a coordinator.
+    Agents(task::Coordinator),
+    /// Run a coordinator with an embedded store.
+    Coordinator(serve::CoordinatorArguments),
+    /// Run an agent.
+    Agent(serve::AgentArguments),
+}
+
+fn main() -> ExitCode {
+    let secrets = match argv::hide_passwords() {
+        Ok(secrets) => secrets,
+        Err(error) => {
+            eprintln!("dts: {error:#}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let cli = Cli::parse_from(&secrets.arguments);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("dts: cannot start: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(run(cli, secrets));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ExitCode::from(code)
+}
+
+async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
+    let level = match &cli.command {
+        Command::Migrate(arguments) if arguments.shows_progress() => "warn",
+        _ => "info",
+    };
+    let guard = match dts_common::telemetry::init(level, cli.otlp_endpoint.as_deref()) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("dts: logging: {error}");
+            return USAGE;
+        }
+    };
+    let code = match cli.command {
+        Command::Migrate(arguments) => migrate::run(arguments, secrets).await,
+        Command::Task(arguments) => ended(task::run(arguments).await),
+        Command::Agents(coordinator) => ended(task::agents(coordinator).await),
+        Command::Coordinator(arguments) => ended(serve::coordinator(arguments).await),
+        Command::Agent(arguments) => ended(serve::agent(arguments).await),
+    };
+    let _sent_or_not = tokio::task::spawn_blocking(|| guard.shutdown()).await;
+    code
+}
+
+fn ended(result: anyhow::Result<()>) -> u8 {
+    match result {
+        Ok(()) => COMPLETED,
+        Err(error) => {
+            eprintln!("dts: {error:#}");
+            FAILED
+        }
+    }
+}

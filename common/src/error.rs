@@ -105,6 +105,8 @@ table! {
     TargetUnsupported, "TARGET_UNSUPPORTED", Target, false, "use a target of at least the source's version, with the same modules and databases";
     /// The target refused a write that succeeded on the source.
     Diverged, "DIVERGED", Target, false, "find out who else writes to the target, then copy again into an empty target";
+    /// The target's record is older than what it confirmed, or a transaction cannot be repeated: begin again from the record.
+    TargetRewound, "TARGET_REWOUND", Target, true, "nothing: the agent reads the position again and goes on from there";
     /// Somebody with a higher epoch, or an unknown writer, holds this target.
     Fenced, "FENCED", Target, false, "nothing: another agent has taken over this shard";
 

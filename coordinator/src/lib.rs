@@ -1,1 +1,8 @@
-//! placeholder
+//! The control plane: what is wanted. It never opens a connection to a Redis.
+
+pub mod api;
+pub mod app;
+pub mod engine;
+pub mod secret;
+pub mod store;
+pub mod task;

@@ -1,5 +1,27 @@
 //! Pure: what the source sent in, commands for the target out. No sockets, no clocks.
 
 mod chunk;
+mod fingerprint;
+mod out;
+mod rewrite;
+mod script;
+mod snapshot;
+mod stream;
+mod value;
 
 pub use chunk::{Chunk, Commit, Progress};
+pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use script::Scripts;
+pub use snapshot::{SnapshotEncoder, SnapshotFacts};
+pub use stream::{Recheck, StreamEncoder};
+
+use dts_common::redis::version::ServerVersion;
+
+/// What the target understands.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialect {
+    /// Its version.
+    pub version: ServerVersion,
+    /// How many databases it has.
+    pub databases: u32,
+}

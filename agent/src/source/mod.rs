@@ -1,5 +1,86 @@
 //! Behaving as a replica of the source: handshake, PSYNC or SYNC, draining the socket into the spool, acknowledging.
 
+mod handshake;
+mod link;
+mod payload;
 mod record;
 
 pub use record::Record;
+
+use std::time::Duration;
+
+use dts_common::error::Result;
+use dts_common::position::{Position, ReplicationId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoint::Endpoint;
+use crate::retry::{Retry, Trouble};
+use crate::spool;
+use link::Link;
+
+/// Where the source is.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// How long a fault is retried.
+    pub retry_window: Duration,
+}
+
+/// What has come so far.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    /// The history; `None` for plain SYNC.
+    pub history: Option<ReplicationId>,
+    /// Bytes of the history that are in the spool, or were.
+    pub offset: u64,
+    /// Bytes of the payload.
+    pub snapshot_received: u64,
+    /// Its size, if the source said.
+    pub snapshot_total: u64,
+    /// False for plain SYNC.
+    pub speaks_psync: bool,
+    /// True while the link is up.
+    pub connected: bool,
+}
+
+/// Where the next link begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) history: ReplicationId,
+    pub(crate) offset: u64,
+}
+
+/// Keeps a link up until cancelled; one at a time. `acknowledged` is the offset that the target holds.
+pub async fn run(
+    config: SourceConfig,
+    resume: Option<Position>,
+    mut spool: spool::Writer,
+    received: watch::Sender<Received>,
+    acknowledged: watch::Receiver<u64>,
+    trouble: Trouble,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let mut retry = Retry::new(config.retry_window, trouble, cancel.clone());
+    let mut wanted = resume.and_then(|at| Some(Wanted { history: at.history?, offset: at.offset }));
+    loop {
+        let link = Link {
+            endpoint: &config.endpoint,
+            spool: &mut spool,
+            received: &received,
+            acknowledged: &acknowledged,
+            retry: &mut retry,
+            wanted: &mut wanted,
+        };
+        let error = tokio::select! {
+            error = link.run() => error,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        received.send_modify(|received| received.connected = false);
+        match retry.wait(error).await {
+            Err(_) if cancel.is_cancelled() => return Ok(()),
+            waited => waited?,
+        }
+    }
+}

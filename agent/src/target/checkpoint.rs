@@ -1,9 +1,10 @@
 //! The record on the target that says what the target holds. It is written in the transaction that writes the data.
 //!
-//! A string key in db 0, format version 1: `1 <epoch> <sequence> copying <copy>` or
-//! `1 <epoch> <sequence> streaming <copy> <replication id or -> <offset> <previous offset> <db> <field expiry 0|1>`.
+//! A string key in db 0, format version 1: `1 <epoch> <sequence> <copy> claimed`, `… copying`, or
+//! `… streaming <replication id or -> <offset> <previous offset> <db> <field expiry 0|1>`.
 //! `sequence` grows with every write of the record, so two records are never equal by chance.
 
+use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 use dts_common::position::Position;
 
@@ -44,4 +45,86 @@ pub enum Phase {
         /// Some hash fields may carry held expiries.
         holds_field_expiry: bool,
     },
+}
+
+impl Checkpoint {
+    /// As it stands on the target.
+    pub fn encode(&self) -> String {
+        let Self { epoch, sequence, copy, phase } = self;
+        let head = format!("1 {epoch} {sequence} {copy}");
+        match phase {
+            Phase::Claimed => format!("{head} claimed"),
+            Phase::Copying => format!("{head} copying"),
+            Phase::Streaming { position: Position { history, offset, db }, previous_offset, holds_field_expiry } => {
+                let history = history.map_or("-".to_owned(), |id| id.to_string());
+                let fields = u8::from(*holds_field_expiry);
+                format!("{head} streaming {history} {offset} {previous_offset} {db} {fields}")
+            }
+        }
+    }
+
+    /// From what stands on the target.
+    pub fn decode(text: &[u8]) -> Result<Self> {
+        let version = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        if version != b"1" {
+            let message = format!(
+                "the record on the target has format {}, this program knows 1",
+                String::from_utf8_lossy(version).escape_debug()
+            );
+            return Err(Error::new(Code::Fenced, message));
+        }
+        parse(text).ok_or_else(|| Error::new(Code::Fenced, "the record on the target is not one of ours"))
+    }
+}
+
+fn parse(text: &[u8]) -> Option<Checkpoint> {
+    let words: Vec<&str> = std::str::from_utf8(text).ok()?.split(' ').collect();
+    let [_, epoch, sequence, copy, phase @ ..] = words.as_slice() else { return None };
+    let phase = match phase {
+        ["claimed"] => Phase::Claimed,
+        ["copying"] => Phase::Copying,
+        ["streaming", history, offset, previous, db, fields] => Phase::Streaming {
+            position: Position {
+                history: if *history == "-" { None } else { Some(history.parse().ok()?) },
+                offset: offset.parse().ok()?,
+                db: db.parse().ok()?,
+            },
+            previous_offset: previous.parse().ok()?,
+            holds_field_expiry: *fields == "1",
+        },
+        _ => return None,
+    };
+    Some(Checkpoint {
+        epoch: Epoch(epoch.parse().ok()?),
+        sequence: sequence.parse().ok()?,
+        copy: copy.parse().ok()?,
+        phase,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_phase_comes_back_and_garbage_does_not() {
+        let history = "0123456789abcdef0123456789abcdef01234567".parse().ok();
+        let position = Position { history, offset: 5, db: 3 };
+        for phase in [
+            Phase::Claimed,
+            Phase::Copying,
+            Phase::Streaming { position, previous_offset: 2, holds_field_expiry: true },
+            Phase::Streaming {
+                position: Position { history: None, ..position },
+                previous_offset: 0,
+                holds_field_expiry: false,
+            },
+        ] {
+            let record = Checkpoint { epoch: Epoch(7), sequence: 9, copy: 1, phase };
+            assert_eq!(Checkpoint::decode(record.encode().as_bytes()).unwrap(), record);
+        }
+        for garbage in ["", "1", "2 1 1 1 claimed", "1 x 1 1 claimed", "1 1 1 1 streaming", "1 1 1 1 claimed more"] {
+            assert!(Checkpoint::decode(garbage.as_bytes()).is_err(), "{garbage}");
+        }
+    }
 }

@@ -2,6 +2,26 @@
 
 mod applied;
 mod checkpoint;
+mod claim;
+mod connection;
+mod reply;
+mod writer;
 
 pub use applied::Applied;
 pub use checkpoint::{Checkpoint, Phase, RESERVED_PREFIX, reserved_key};
+pub use claim::{claim, release};
+pub use writer::Writer;
+
+use crate::route::Chunk;
+
+/// What a writer is told.
+#[derive(Debug)]
+pub enum Instruction {
+    /// A full copy begins: recorded before anything of it is written.
+    BeginCopy {
+        /// Its number.
+        copy: u64,
+    },
+    /// A transaction, or a part of one.
+    Chunk(Chunk),
+}

@@ -2,5 +2,7 @@
 
 pub mod command;
 pub mod expiry;
+pub mod lzf;
 pub mod rdb;
 pub mod resp;
+pub mod version;

@@ -1,0 +1,281 @@
+//! Drives one attempt: records of the spool in, instructions for the target out. The phases of a shard are the modes of
+//! this driver; it alone decides what is written next. Dropping it at any await loses nothing that the target's record
+//! does not know to be missing.
+
+use std::time::Duration;
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::ids::ShardId;
+use dts_common::position::{Position, ReplicationId};
+use dts_proto::v1::{Directive, ShardPhase};
+use tokio::sync::watch;
+
+use crate::complete::Marker;
+use crate::endpoint::Endpoint;
+use crate::outlet::Outlet;
+use crate::route::{Commit, Dialect, Fingerprinter, Progress, Scripts, SnapshotEncoder, StreamEncoder};
+use crate::source::Record;
+use crate::spool;
+use crate::status::Board;
+use crate::sweep::{self, KeyIndex};
+use crate::target::reserved_key;
+
+/// How long a batch waits for the target to have room before more is gathered.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// What stays the same for one attempt.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The shard.
+    pub shard: ShardId,
+    /// Where the data comes from.
+    pub source: Endpoint,
+    /// Where the data goes.
+    pub target: Endpoint,
+    /// What the target understands.
+    pub dialect: Dialect,
+    /// Where progress is shown.
+    pub board: Board,
+}
+
+/// Where an attempt begins, as the target's record says.
+pub struct Start {
+    /// Go on from here; `None`: copy.
+    pub resume: Option<Resume>,
+    /// Number of the last full copy.
+    pub copy: u64,
+    /// True if the target may hold keys of it.
+    pub dirty: bool,
+}
+
+/// What is needed to go on.
+pub struct Resume {
+    /// Up to here the target holds everything.
+    pub position: Position,
+    /// The script bodies that the target keeps for us.
+    pub scripts: Scripts,
+    /// True if hash fields on the target may carry held expiries.
+    pub holds_field_expiry: bool,
+}
+
+/// What the driver is doing.
+pub(crate) enum Mode {
+    /// The source has not begun to send.
+    Waiting,
+    /// A snapshot comes in.
+    Copying(Box<Copying>),
+    /// The snapshot is written, the stream follows.
+    Streaming(Box<StreamEncoder>),
+}
+
+/// A full copy.
+pub(crate) struct Copying {
+    encoder: SnapshotEncoder,
+    /// What the snapshot holds, if the target may hold keys that it does not.
+    index: Option<(KeyIndex, Fingerprinter)>,
+    history: Option<ReplicationId>,
+    offset: u64,
+}
+
+/// The driver.
+pub struct Driver {
+    pub(crate) context: Context,
+    pub(crate) directive: watch::Receiver<Directive>,
+    pub(crate) reader: spool::Reader,
+    pub(crate) outlet: Outlet,
+    pub(crate) mode: Mode,
+    pub(crate) marker: Option<Marker>,
+    copy: u64,
+    dirty: bool,
+}
+
+impl Driver {
+    /// A driver at the start of an attempt.
+    pub fn new(
+        context: Context,
+        start: Start,
+        directive: watch::Receiver<Directive>,
+        reader: spool::Reader,
+        outlet: Outlet,
+    ) -> Self {
+        let mode = match start.resume {
+            None => Mode::Waiting,
+            Some(resume) => {
+                context.board.phase(ShardPhase::CatchingUp);
+                let progress = Progress::default();
+                streaming(&context, resume.position, resume.scripts, progress, resume.holds_field_expiry)
+            }
+        };
+        Self { context, directive, reader, outlet, mode, marker: None, copy: start.copy, dirty: start.dirty }
+    }
+
+    /// Until directed to release, or an error.
+    pub async fn run(&mut self) -> Result<()> {
+        let mut drained = false;
+        while !self.released() {
+            let drain = *self.directive.borrow() == Directive::Drain;
+            if drain && !drained && matches!(self.mode, Mode::Streaming(_)) {
+                self.drain().await?;
+                drained = true;
+            } else {
+                self.step().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True once nothing more is to be written.
+    pub(crate) fn released(&self) -> bool {
+        *self.directive.borrow() == Directive::Release
+    }
+
+    /// Takes a record; with none at hand, sends what is pending and waits for anything to happen.
+    pub(crate) async fn step(&mut self) -> Result<()> {
+        if let Some(record) = self.reader.try_next()? {
+            return self.take(record).await;
+        }
+        if self.outlet.has_room() {
+            self.flush().await?;
+        } else {
+            self.outlet.room(GATHER).await;
+            return Ok(());
+        }
+        let record = tokio::select! {
+            record = self.reader.next() => record?,
+            changed = self.directive.changed() => {
+                return changed.map_err(|_| Error::new(Code::Internal, "the supervisor is gone"));
+            }
+            () = self.outlet.confirmed() => return Ok(()),
+        };
+        match record {
+            Some(record) => self.take(record).await,
+            None => Err(Error::new(Code::SourceLost, "the source stage ended")),
+        }
+    }
+
+    pub(crate) async fn take(&mut self, record: Record) -> Result<()> {
+        match record {
+            Record::SnapshotBegin { history, offset, .. } => self.begin_copy(history, offset).await,
+            Record::Snapshot(bytes) => {
+                let Mode::Copying(copying) = &mut self.mode else { return Err(out_of_order("snapshot bytes")) };
+                copying.encoder.feed(&bytes)?;
+                if let Some((index, _)) = &mut copying.index {
+                    index.add(&copying.encoder.take_fingerprints());
+                }
+                while let Some(chunk) = copying.encoder.next_chunk(false) {
+                    self.outlet.send(chunk).await?;
+                }
+                Ok(())
+            }
+            Record::SnapshotEnd => self.end_copy().await,
+            Record::Renamed(history) => {
+                if let Mode::Streaming(encoder) = &mut self.mode {
+                    encoder.rename_history(history);
+                }
+                Ok(())
+            }
+            Record::Stream { offset, received_ms, bytes } => {
+                let Mode::Streaming(encoder) = &mut self.mode else { return Err(out_of_order("stream bytes")) };
+                if let Some(marker) = &mut self.marker {
+                    marker.look(offset, &bytes);
+                }
+                encoder.feed(offset, received_ms, &bytes)?;
+                while let Some(chunk) = encoder.next_chunk(false) {
+                    self.outlet.send(chunk).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends what is pending up to the last legal position.
+    pub(crate) async fn flush(&mut self) -> Result<()> {
+        loop {
+            let chunk = match &mut self.mode {
+                Mode::Waiting => None,
+                Mode::Copying(copying) => copying.encoder.next_chunk(true),
+                Mode::Streaming(encoder) => encoder.next_chunk(true),
+            };
+            match chunk {
+                Some(chunk) => self.outlet.send(chunk).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn begin_copy(&mut self, history: Option<ReplicationId>, offset: u64) -> Result<()> {
+        if self.outlet.is_open() {
+            // Half a command is on its way: only a new connection gets rid of it.
+            return Err(Error::new(Code::TargetRewound, "the source began a new copy in the middle of a transaction"));
+        }
+        self.context.board.phase(ShardPhase::Copying);
+        self.copy += 1;
+        self.outlet.begin_copy(self.copy).await?;
+        let fingerprinter = self.dirty.then(Fingerprinter::new);
+        let encoder = SnapshotEncoder::new(self.context.dialect.clone(), fingerprinter.clone());
+        let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(), fingerprinter));
+        self.dirty = true;
+        self.marker = None;
+        self.mode = Mode::Copying(Box::new(Copying { encoder, index, history, offset }));
+        Ok(())
+    }
+
+    async fn end_copy(&mut self) -> Result<()> {
+        let Mode::Copying(mut copying) = std::mem::replace(&mut self.mode, Mode::Waiting) else {
+            return Err(out_of_order("the end of a snapshot"));
+        };
+        let facts = copying.encoder.finish()?;
+        while let Some(chunk) = copying.encoder.next_chunk(true) {
+            self.outlet.send(chunk).await?;
+        }
+        self.outlet.settled().await?;
+        let progress = copying.encoder.progress();
+        if let Some((mut index, fingerprinter)) = copying.index {
+            index.add(&copying.encoder.take_fingerprints());
+            self.context.board.phase(ShardPhase::Sweeping);
+            self.sweep(index, fingerprinter, progress).await?;
+        }
+        let position = Position { history: copying.history, offset: copying.offset, db: facts.stream_db };
+        let holds_field_expiry = facts.holds_field_expiry;
+        self.outlet.commit(Commit { position: Some(position), holds_field_expiry, progress }).await?;
+        self.mode = streaming(&self.context, position, facts.scripts, progress, holds_field_expiry);
+        self.context.board.phase(ShardPhase::CatchingUp);
+        Ok(())
+    }
+
+    /// Deletes what the target holds and the snapshot does not.
+    async fn sweep(&mut self, index: KeyIndex, fingerprinter: Fingerprinter, progress: Progress) -> Result<()> {
+        let mut stale = index.stale(&self.context.target, fingerprinter).await?;
+        while let Some(page) = stale.next_page().await? {
+            let keys = u64::try_from(page.keys.len()).unwrap_or(u64::MAX);
+            self.outlet.send(sweep::delete_chunk(&page, progress)).await?;
+            self.context.board.update(|status| {
+                status.snapshot.get_or_insert_default().swept_keys += keys;
+            });
+        }
+        self.outlet.settled().await
+    }
+}
+
+fn streaming(
+    context: &Context,
+    position: Position,
+    scripts: Scripts,
+    progress: Progress,
+    holds_field_expiry: bool,
+) -> Mode {
+    let reserved = ["position", "scripts"].map(|name| reserved_key(&context.shard, name).into_bytes());
+    let dialect = context.dialect.clone();
+    Mode::Streaming(Box::new(StreamEncoder::new(
+        dialect,
+        position,
+        reserved.to_vec(),
+        scripts,
+        progress,
+        holds_field_expiry,
+    )))
+}
+
+fn out_of_order(what: &str) -> Error {
+    Error::new(Code::Internal, format!("{what} came out of order"))
+}

@@ -1,0 +1,205 @@
+//! Completion: reach the source's offset of now, give every key its exact expiry, reach the offset again.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::ShardPhase;
+use memchr::memmem;
+use tokio::time::Instant;
+
+use crate::apply::{Driver, Mode};
+use crate::client::Client;
+use crate::endpoint::Side;
+use crate::observe::source_offset;
+use crate::restore::ExpiryPass;
+use crate::route::{Chunk, Commit};
+
+/// How much of the stream is applied between two pages of the expiry pass, so that it does not fall behind.
+const STEPS_BETWEEN_PAGES: usize = 256;
+/// A marker that does not come back within this will not come.
+const MARKER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A message published on a source whose stream has no offsets that we know (plain SYNC): where it comes back, everything
+/// before it has been sent. Publishing changes no data, and every version replicates it.
+pub(crate) struct Marker {
+    needle: Vec<u8>,
+    tail: Vec<u8>,
+    deadline: Instant,
+    found: Option<u64>,
+}
+
+impl Marker {
+    fn new() -> Self {
+        let nonce = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        let needle = format!("__dts:marker:{nonce}:{}", std::process::id()).into_bytes();
+        Self { needle, tail: Vec::new(), deadline: Instant::now() + MARKER_PATIENCE, found: None }
+    }
+
+    /// Looks for the marker in bytes of the stream that begin at `offset`, also across the cut to the bytes before.
+    pub(crate) fn look(&mut self, offset: u64, bytes: &[u8]) {
+        if self.found.is_some() {
+            return;
+        }
+        let keep = self.needle.len() - 1;
+        let before = self.tail.len() as u64;
+        self.tail.extend_from_slice(bytes);
+        if let Some(at) = memmem::find(&self.tail, &self.needle) {
+            self.found = Some((offset + at as u64 + self.needle.len() as u64).saturating_sub(before));
+        }
+        let cut = self.tail.len().saturating_sub(keep);
+        self.tail.drain(..cut);
+    }
+}
+
+/// What the target has to reach.
+enum Barrier {
+    Offset(u64),
+    Marker,
+}
+
+impl Driver {
+    /// Ends with phase DRAINED, or early if released meanwhile.
+    pub(crate) async fn drain(&mut self) -> Result<()> {
+        self.context.board.phase(ShardPhase::Draining);
+        let barrier = self.barrier().await?;
+        self.reach(barrier).await?;
+        self.restore_expiries().await?;
+        let barrier = self.barrier().await?;
+        let completion_offset = self.reach(barrier).await?;
+        if !self.released() {
+            self.context.board.update(|status| {
+                status.stream.get_or_insert_default().completion_offset = completion_offset;
+            });
+            self.context.board.phase(ShardPhase::Drained);
+        }
+        Ok(())
+    }
+
+    async fn barrier(&mut self) -> Result<Barrier> {
+        let mut client = Client::connect(&self.context.source, Side::Source).await?;
+        let Mode::Streaming(encoder) = &self.mode else { return Ok(Barrier::Offset(u64::MAX)) };
+        if encoder.position().history.is_some() {
+            return Ok(Barrier::Offset(source_offset(&mut client).await?));
+        }
+        let marker = Marker::new();
+        client.call(&[b"PUBLISH", &marker.needle, b"1"]).await?;
+        self.marker = Some(marker);
+        Ok(Barrier::Marker)
+    }
+
+    /// Applies until the target holds everything up to the barrier; gives the offset that was reached.
+    async fn reach(&mut self, barrier: Barrier) -> Result<u64> {
+        loop {
+            let goal = match (&barrier, &self.marker) {
+                (Barrier::Offset(offset), _) => *offset,
+                (Barrier::Marker, Some(marker)) => match marker.found {
+                    None if Instant::now() > marker.deadline => {
+                        return Err(Error::new(
+                            Code::SourceNoReplication,
+                            "a message published on the source did not come back: its end cannot be known by SYNC alone",
+                        ));
+                    }
+                    found => found.unwrap_or(u64::MAX),
+                },
+                // A new copy began meanwhile and took the marker with it.
+                (Barrier::Marker, None) => {
+                    return Err(Error::new(Code::TargetRewound, "the source began a new copy during completion"));
+                }
+            };
+            let applied = self.outlet.applied_offset();
+            if (applied >= goal && matches!(self.mode, Mode::Streaming(_))) || self.released() {
+                self.marker = None;
+                return Ok(applied);
+            }
+            self.step().await?;
+        }
+    }
+
+    async fn restore_expiries(&mut self) -> Result<()> {
+        let dialect = self.context.dialect.clone();
+        let target = self.context.target.clone();
+        let holds_field_expiry = self.streaming()?.holds_field_expiry();
+        self.streaming()?.set_exact();
+        let mut pass = ExpiryPass::new(&target, &dialect, holds_field_expiry).await?;
+        loop {
+            // Nothing of ours may change a key between reading its expiry and writing it.
+            self.quiet().await?;
+            if self.released() {
+                return Ok(());
+            }
+            let Some(page) = pass.next_page().await? else { break };
+            self.write_page(page).await?;
+            for _ in 0..STEPS_BETWEEN_PAGES {
+                match self.reader.try_next()? {
+                    Some(record) => self.take(record).await?,
+                    None => break,
+                }
+            }
+        }
+        // Keys that got a held expiry under a new name while the pass went by.
+        loop {
+            self.quiet().await?;
+            let again = self.streaming()?.take_recheck();
+            if again.everything {
+                return Box::pin(self.restore_expiries()).await;
+            }
+            if again.keys.is_empty() || self.released() {
+                return Ok(());
+            }
+            for page in pass.recheck(&again.keys).await? {
+                self.write_page(page).await?;
+            }
+        }
+    }
+
+    async fn write_page(&mut self, page: crate::restore::Page) -> Result<()> {
+        if page.commands == 0 {
+            return Ok(());
+        }
+        let encoder = self.streaming()?;
+        let commit = Commit {
+            position: Some(encoder.position()),
+            holds_field_expiry: encoder.holds_field_expiry(),
+            progress: encoder.progress(),
+        };
+        self.outlet.send(Chunk { bytes: page.bytes, commands: page.commands, commit: Some(commit) }).await?;
+        self.outlet.settled().await
+    }
+
+    /// Everything that was taken is on the target, and no transaction is open.
+    async fn quiet(&mut self) -> Result<()> {
+        loop {
+            self.flush().await?;
+            if !self.outlet.is_open() || self.released() {
+                break;
+            }
+            self.step().await?;
+        }
+        if self.released() { Ok(()) } else { self.outlet.settled().await }
+    }
+
+    fn streaming(&mut self) -> Result<&mut crate::route::StreamEncoder> {
+        match &mut self.mode {
+            Mode::Streaming(encoder) => Ok(encoder),
+            _ => Err(Error::new(Code::TargetRewound, "the source began a new copy during completion")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_is_found_wherever_the_stream_is_cut() {
+        let needle = Marker::new().needle;
+        let stream = [b"x".repeat(100), needle.clone(), b"y".repeat(100)].concat();
+        for cut in 0..stream.len() {
+            let mut marker = Marker::new();
+            marker.needle = needle.clone();
+            marker.look(1000, &stream[..cut]);
+            marker.look(1000 + cut as u64, &stream[cut..]);
+            assert_eq!(marker.found, Some(1000 + 100 + needle.len() as u64), "cut at {cut}");
+        }
+    }
+}

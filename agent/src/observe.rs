@@ -1,0 +1,184 @@
+//! Figures for people: asks source and target once a second, and puts them on the board with those of the stages.
+//! Nothing here decides anything but whether the shard counts as caught up.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dts_common::error::Result;
+use dts_proto::v1::{ShardPhase, SnapshotProgress, SpoolStatus, StreamProgress};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+use crate::endpoint::{Endpoint, Side};
+use crate::source::Received;
+use crate::spool;
+use crate::status::Board;
+use crate::target::{Applied, Phase};
+use crate::verify::key_count;
+
+const TICK: Duration = Duration::from_millis(100);
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the observer looks at.
+pub struct Observer {
+    /// Asked for offset and keys.
+    pub source: Endpoint,
+    /// Asked for keys.
+    pub target: Endpoint,
+    /// What the source stage has.
+    pub received: watch::Receiver<Received>,
+    /// What the target confirmed.
+    pub applied: watch::Receiver<Applied>,
+    /// What the source stage acknowledges.
+    pub acknowledged: watch::Sender<u64>,
+    /// What the spool holds.
+    pub usage: spool::Usage,
+    /// Where it is shown.
+    pub board: Board,
+}
+
+impl Observer {
+    /// Until cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut source = Asked::new(self.source.clone(), Side::Source);
+        let mut target = Asked::new(self.target.clone(), Side::Target);
+        let mut behind_since = None;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = cancel.cancelled() => return,
+            }
+            tokio::select! {
+                () = async { tokio::join!(source.ask(), target.ask()); } => {}
+                () = cancel.cancelled() => return,
+            }
+            self.show(&source.answer, &target.answer, &mut behind_since);
+        }
+    }
+
+    fn show(&self, source: &Answer, target: &Answer, behind_since: &mut Option<Instant>) {
+        let received = self.received.borrow().clone();
+        let applied = self.applied.borrow().clone();
+        let progress = applied.last.as_ref().map(|commit| commit.progress).unwrap_or_default();
+        let position = applied.last.as_ref().and_then(|commit| commit.position);
+        let applied_offset = position.map_or(0, |position| position.offset);
+        self.acknowledged.send_replace(applied_offset);
+        // A source that speaks SYNC only counts its offset where we do not see it.
+        let source_offset = if received.speaks_psync { source.offset.max(received.offset) } else { received.offset };
+        let lag_bytes = source_offset.saturating_sub(applied_offset);
+        if lag_bytes == 0 {
+            *behind_since = None;
+        } else if behind_since.is_none() {
+            *behind_since = Some(Instant::now());
+        }
+        let behind_ms = behind_since.map_or(0, |since| millis(since.elapsed()));
+        let lag_ms = match progress.received_ms {
+            0 => behind_ms,
+            at => behind_ms.min(now_ms().saturating_sub(at)),
+        };
+        let goal = if received.speaks_psync { source.offset_before } else { received.offset };
+        let caught_up = position.is_some() && received.connected && applied_offset >= goal && source.asked > 1;
+        let (memory_bytes, disk_bytes) = self.usage.read();
+        let copy = match &applied.checkpoint {
+            Some(checkpoint) if checkpoint.phase != Phase::Claimed => checkpoint.copy,
+            _ => 0,
+        };
+        self.board.update(|status| {
+            let swept_keys = status.snapshot.as_ref().map_or(0, |snapshot| snapshot.swept_keys);
+            let completion_offset = status.stream.as_ref().map_or(0, |stream| stream.completion_offset);
+            status.snapshot = Some(SnapshotProgress {
+                received_bytes: received.snapshot_received,
+                total_bytes: received.snapshot_total,
+                applied_bytes: progress.snapshot_bytes,
+                applied_keys: progress.snapshot_keys,
+                announced_keys: progress.announced_keys,
+                swept_keys,
+                copy_number: copy,
+            });
+            status.stream = Some(StreamProgress {
+                replication_id: received.history.map(|id| id.to_string()).unwrap_or_default(),
+                source_offset,
+                received_offset: received.offset,
+                applied_offset,
+                lag_bytes,
+                lag_ms: if lag_bytes == 0 { 0 } else { lag_ms },
+                applied_commands: progress.stream_commands,
+                completion_offset,
+                exactly_once: true,
+            });
+            status.spool = Some(SpoolStatus { memory_bytes, disk_bytes });
+            status.source_keys = source.keys;
+            status.target_keys = target.keys;
+        });
+        let phase = self.board.read().phase();
+        if caught_up && phase == ShardPhase::CatchingUp {
+            self.board.phase(ShardPhase::Streaming);
+        }
+    }
+}
+
+/// A server that is asked now and then; one that does not answer keeps its last answer.
+struct Asked {
+    endpoint: Endpoint,
+    side: Side,
+    client: Option<Client>,
+    next: Instant,
+    answer: Answer,
+}
+
+#[derive(Default)]
+struct Answer {
+    keys: u64,
+    offset: u64,
+    /// The offset of the answer before: reaching it means being less than a round behind.
+    offset_before: u64,
+    asked: u64,
+}
+
+impl Asked {
+    fn new(endpoint: Endpoint, side: Side) -> Self {
+        Self { endpoint, side, client: None, next: Instant::now(), answer: Answer::default() }
+    }
+
+    async fn ask(&mut self) {
+        if Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + ASK_EVERY;
+        let bounded = tokio::time::timeout(ASK_EVERY, self.try_ask()).await;
+        if !matches!(bounded, Ok(Ok(()))) {
+            self.client = None;
+        }
+    }
+
+    async fn try_ask(&mut self) -> Result<()> {
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => Client::connect(&self.endpoint, self.side).await?,
+        };
+        self.answer.keys = key_count(&client.info("keyspace").await?);
+        if self.side == Side::Source {
+            self.answer.offset_before = self.answer.offset;
+            self.answer.offset = source_offset(&mut client).await?;
+        }
+        self.answer.asked += 1;
+        self.client = Some(client);
+        Ok(())
+    }
+}
+
+/// The source's own offset now.
+pub async fn source_offset(client: &mut Client) -> Result<u64> {
+    Ok(client.info("replication").await?.number("master_repl_offset").unwrap_or(0))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(millis).unwrap_or(0)
+}

@@ -1,0 +1,187 @@
+//! One attempt at a shard: claims the target, then wires the stages, and joins every one of them before it returns.
+//!
+//! ```text
+//! source::run -> spool -> Driver (route) -> Writer::run -> target
+//!      ^------------- acknowledged offset ------------------'
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::ids::{Epoch, ShardId};
+use dts_proto::v1::{Directive, ShardPhase};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{Context, Driver, Resume, Start};
+use crate::client::Client;
+use crate::endpoint::{Endpoint, Side};
+use crate::observe::Observer;
+use crate::outlet::Outlet;
+use crate::retry::Trouble;
+use crate::route::{Dialect, Scripts};
+use crate::source::{self, Received, SourceConfig};
+use crate::spool::{self, SpoolConfig};
+use crate::status::Board;
+use crate::target::{self, Applied, Checkpoint, Phase, reserved_key};
+use crate::verify::Facts;
+
+/// Batches on their way to the writer; each is at most about a MiB.
+const BATCHES: usize = 4;
+/// A stage that was told to end and does not is abandoned after this.
+const JOIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a shard is told to do.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The shard.
+    pub shard: ShardId,
+    /// Our authority over it.
+    pub epoch: Epoch,
+    /// Where the data comes from.
+    pub source: Endpoint,
+    /// Where the data goes.
+    pub target: Endpoint,
+    /// Memory of the spool.
+    pub spool_memory_bytes: u64,
+    /// Disk of the spool.
+    pub spool_disk_bytes: u64,
+    /// How long a fault is retried.
+    pub retry_window: Duration,
+    /// A directory of this shard's own.
+    pub scratch: PathBuf,
+}
+
+/// Runs until released (Ok) or an error; cancelling it loses nothing.
+pub async fn attempt(
+    job: &Job,
+    facts: &Facts,
+    directive: watch::Receiver<Directive>,
+    board: &Board,
+    troubles: [Trouble; 2],
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let [source_trouble, target_trouble] = troubles;
+    let stop = cancel.child_token();
+    board.phase(ShardPhase::Fencing);
+    let claimed =
+        target::claim(job.target.clone(), &job.shard, job.epoch, job.retry_window, target_trouble, stop.clone());
+    let (writer, record) = claimed.await?;
+    let start = start(job, record).await?;
+    board.phase(ShardPhase::Handshake);
+
+    let resume = start.resume.as_ref().map(|resume| resume.position);
+    let spool = SpoolConfig {
+        dir: job.scratch.join("spool"),
+        memory_bytes: job.spool_memory_bytes,
+        disk_bytes: job.spool_disk_bytes,
+    };
+    let (spool_in, spool_out) = spool::open(spool)?;
+    let (instructions, to_write) = mpsc::channel(BATCHES);
+    let (confirm, applied) = watch::channel(Applied::default());
+    let (acknowledge, acknowledged) = watch::channel(resume.map_or(0, |position| position.offset));
+    let (receive, received) = watch::channel(Received::default());
+
+    let observer = Observer {
+        source: job.source.clone(),
+        target: job.target.clone(),
+        received,
+        applied: applied.clone(),
+        acknowledged: acknowledge,
+        usage: spool_out.usage(),
+        board: board.clone(),
+    };
+    let config = SourceConfig { endpoint: job.source.clone(), retry_window: job.retry_window };
+    let mut source =
+        tokio::spawn(source::run(config, resume, spool_in, receive, acknowledged, source_trouble, stop.clone()));
+    let mut target = tokio::spawn(writer.run(to_write, confirm));
+    let observer = tokio::spawn(observer.run(stop.clone()));
+
+    let context = Context {
+        shard: job.shard.clone(),
+        source: job.source.clone(),
+        target: job.target.clone(),
+        dialect: Dialect { version: facts.target, databases: facts.target_databases },
+        board: board.clone(),
+    };
+    let mut driver = Driver::new(context, start, directive, spool_out, Outlet::new(instructions, applied));
+    // The first stage to end decides: a driver that finds its neighbour gone leaves the word to that neighbour.
+    let ended = tokio::select! {
+        driven = driver.run() => Ended::Driver(driven),
+        source = &mut source => Ended::Source(flatten(source)),
+        target = &mut target => Ended::Target(flatten(target)),
+        () = cancel.cancelled() => Ended::Driver(Ok(())),
+    };
+    drop(driver);
+    let result = match ended {
+        Ended::Driver(Err(_)) if target.is_finished() => join(target).await,
+        Ended::Driver(driven) => {
+            stop.cancel();
+            let written = join(target).await;
+            let read = join(source).await;
+            match driven {
+                Err(error) if matches!(error.code, Code::SourceLost | Code::TargetLost) => {
+                    written.and(read).and(Err(error))
+                }
+                driven => driven,
+            }
+        }
+        Ended::Source(read) => {
+            stop.cancel();
+            let _the_source_has_the_word = join(target).await;
+            read
+        }
+        Ended::Target(written) => {
+            stop.cancel();
+            let _the_target_has_the_word = join(source).await;
+            written
+        }
+    };
+    stop.cancel();
+    let _figures_only = timeout(JOIN_WITHIN, observer).await;
+    result
+}
+
+enum Ended {
+    Driver(Result<()>),
+    Source(Result<()>),
+    Target(Result<()>),
+}
+
+/// What the target's record means for this attempt.
+async fn start(job: &Job, record: Option<Checkpoint>) -> Result<Start> {
+    let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
+    let (resume, dirty) = match record.phase {
+        Phase::Claimed => (None, false),
+        Phase::Copying => (None, true),
+        Phase::Streaming { position, .. } if position.history.is_none() => (None, true),
+        Phase::Streaming { position, holds_field_expiry, .. } => {
+            let scripts = kept_scripts(job).await?;
+            (Some(Resume { position, scripts, holds_field_expiry }), true)
+        }
+    };
+    Ok(Start { resume, copy: record.copy, dirty })
+}
+
+/// The script bodies that earlier attempts kept on the target: a source up to 4.0 sends a body once, then its hash only.
+async fn kept_scripts(job: &Job) -> Result<Scripts> {
+    let mut client = Client::connect(&job.target, Side::Target).await?;
+    let key = reserved_key(&job.shard, "scripts");
+    let reply = client.call(&[b"HGETALL", key.as_bytes()]).await?;
+    Scripts::from_reply(&reply)
+        .ok_or_else(|| Error::new(Code::Fenced, "the record of scripts on the target is not ours"))
+}
+
+async fn join(stage: JoinHandle<Result<()>>) -> Result<()> {
+    match timeout(JOIN_WITHIN, stage).await {
+        Ok(ended) => flatten(ended),
+        Err(_) => Err(Error::new(Code::Internal, "a stage did not end when it was told to")),
+    }
+}
+
+fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|panic| Err(Error::new(Code::Internal, format!("a stage broke: {panic}"))))
+}

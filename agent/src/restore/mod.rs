@@ -1,0 +1,181 @@
+//! Completion: gives keys and hash fields whose expiry is held (`dts_common::redis::expiry`) their exact one.
+
+use bytes::Bytes;
+use dts_common::error::Result;
+use dts_common::redis::expiry::restore;
+use dts_common::redis::resp;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
+
+use crate::client::Client;
+use crate::endpoint::Endpoint;
+use crate::route::Dialect;
+use crate::sweep::Scan;
+
+/// Commands that restore what one page of keys needs, as a transaction that begins and ends in db 0.
+#[derive(Debug)]
+pub struct Page {
+    /// RESP.
+    pub bytes: Bytes,
+    /// How many.
+    pub commands: u32,
+}
+
+/// One walk over all keys. Nobody may write between reading a page and applying it.
+#[derive(Debug)]
+pub struct ExpiryPass {
+    scan: Scan,
+    /// PEXPIRETIME is known (7.0); else PTTL and TIME in one MULTI, which share one clock, give the same.
+    knows_expiretime: bool,
+    fields: bool,
+}
+
+impl ExpiryPass {
+    /// Begins at the first key. With `fields` hash fields are looked at too.
+    pub async fn new(target: &Endpoint, dialect: &Dialect, fields: bool) -> Result<Self> {
+        let scan = Scan::open(target).await?;
+        let fields = fields && dialect.version.has_field_expiry();
+        Ok(Self { scan, knows_expiretime: dialect.version.at_least(7, 0), fields })
+    }
+
+    /// What the next keys need, often nothing; `None` after the last.
+    pub async fn next_page(&mut self) -> Result<Option<Page>> {
+        let Some(page) = self.scan.next_page().await? else { return Ok(None) };
+        let mut out = Out::new(page.db);
+        self.keys(&page.keys, &mut out).await?;
+        Ok(Some(out.page()))
+    }
+
+    /// The same for named keys.
+    pub async fn recheck(&mut self, keys: &[(u32, Vec<u8>)]) -> Result<Vec<Page>> {
+        let mut pages = Vec::new();
+        for (db, key) in keys {
+            self.scan.client().call(&[b"SELECT", db.to_string().as_bytes()]).await?;
+            let mut out = Out::new(*db);
+            self.keys(std::slice::from_ref(key), &mut out).await?;
+            pages.push(out.page());
+        }
+        Ok(pages)
+    }
+
+    async fn keys(&mut self, keys: &[Vec<u8>], out: &mut Out) -> Result<()> {
+        let expiries = if self.knows_expiretime { self.expire_times(keys).await? } else { self.ttls(keys).await? };
+        for (key, at) in keys.iter().zip(expiries) {
+            if let Some(at) = restore(at) {
+                out.command(&[b"PEXPIREAT", key, at.to_string().as_bytes()]);
+            }
+        }
+        if self.fields {
+            for key in keys {
+                hash_fields(self.scan.client(), key, out).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire_times(&mut self, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
+        let mut bytes = Vec::new();
+        for key in keys {
+            resp::command(&mut bytes, &[b"PEXPIRETIME", key]);
+        }
+        let client = self.scan.client();
+        client.send(&bytes).await?;
+        let mut expiries = Vec::with_capacity(keys.len());
+        for _ in keys {
+            expiries.push(integer(&client.reply().await?));
+        }
+        Ok(expiries)
+    }
+
+    async fn ttls(&mut self, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
+        let mut bytes = Vec::new();
+        resp::command(&mut bytes, &[b"MULTI"]);
+        resp::command(&mut bytes, &[b"TIME"]);
+        for key in keys {
+            resp::command(&mut bytes, &[b"PTTL", key]);
+        }
+        resp::command(&mut bytes, &[b"EXEC"]);
+        let client = self.scan.client();
+        client.send(&bytes).await?;
+        for _ in 0..keys.len() + 2 {
+            client.reply().await?;
+        }
+        let BytesFrame::Array(results) = client.reply().await? else { return Ok(Vec::new()) };
+        let Some((BytesFrame::Array(time), ttls)) = results.split_first() else { return Ok(Vec::new()) };
+        let number = |index: usize| time.get(index).map_or(0, integer);
+        let now = number(0) * 1000 + number(1) / 1000;
+        Ok(ttls
+            .iter()
+            .map(|ttl| match integer(ttl) {
+                ttl if ttl < 0 => ttl,
+                ttl => now.saturating_add(ttl),
+            })
+            .collect())
+    }
+}
+
+async fn hash_fields(client: &mut Client, key: &[u8], out: &mut Out) -> Result<()> {
+    let kind = client.call(&[b"TYPE", key]).await?;
+    if kind.as_bytes() != Some(b"hash") {
+        return Ok(());
+    }
+    let mut cursor = b"0".to_vec();
+    loop {
+        let reply = client.call(&[b"HSCAN", key, &cursor, b"COUNT", b"500"]).await?;
+        let BytesFrame::Array(parts) = &reply else { return Ok(()) };
+        let [next, BytesFrame::Array(pairs)] = parts.as_slice() else { return Ok(()) };
+        let fields: Vec<&[u8]> = pairs.iter().step_by(2).filter_map(|field| field.as_bytes()).collect();
+        if !fields.is_empty() {
+            let count = fields.len().to_string();
+            let mut words: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
+            words.extend(&fields);
+            if let BytesFrame::Array(times) = client.call(&words).await? {
+                for (field, at) in fields.iter().zip(&times) {
+                    if let Some(at) = restore(integer(at)) {
+                        out.command(&[b"HPEXPIREAT", key, at.to_string().as_bytes(), b"FIELDS", b"1", field]);
+                    }
+                }
+            }
+        }
+        cursor = next.as_bytes().unwrap_or(b"0").to_vec();
+        if cursor == b"0" {
+            return Ok(());
+        }
+    }
+}
+
+fn integer(reply: &BytesFrame) -> i64 {
+    match reply {
+        BytesFrame::Integer(value) => *value,
+        other => other.as_str().and_then(|text| text.parse().ok()).unwrap_or(-1),
+    }
+}
+
+/// Commands in one database.
+struct Out {
+    db: u32,
+    bytes: Vec<u8>,
+    commands: u32,
+}
+
+impl Out {
+    fn new(db: u32) -> Self {
+        Self { db, bytes: Vec::new(), commands: 0 }
+    }
+
+    fn command(&mut self, words: &[&[u8]]) {
+        if self.commands == 0 {
+            resp::command(&mut self.bytes, &[b"SELECT", self.db.to_string().as_bytes()]);
+            self.commands = 1;
+        }
+        resp::command(&mut self.bytes, words);
+        self.commands += 1;
+    }
+
+    fn page(mut self) -> Page {
+        if self.commands > 0 {
+            resp::command(&mut self.bytes, &[b"SELECT", b"0"]);
+            self.commands += 1;
+        }
+        Page { bytes: self.bytes.into(), commands: self.commands }
+    }
+}

@@ -1,0 +1,311 @@
+//! One command of the stream, as the target shall have it. What needs no change passes byte for byte.
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::command::{Fields, Handling, Unit};
+use dts_common::redis::expiry::{HOLD_MS, hold};
+
+use super::out::Out;
+use super::stream::Recheck;
+use super::{Dialect, Scripts};
+use crate::target::RESERVED_PREFIX;
+
+/// More keys than this are not worth naming one by one.
+const MOST_RECHECKED: usize = 100_000;
+
+/// A command as it came.
+#[derive(Clone, Copy)]
+pub(super) struct Command<'a> {
+    pub(super) raw: &'a [u8],
+    pub(super) arguments: &'a [(usize, usize)],
+}
+
+impl<'a> Command<'a> {
+    pub(super) fn argument(&self, index: usize) -> Option<&'a [u8]> {
+        self.arguments.get(index).and_then(|(start, end)| self.raw.get(*start..*end))
+    }
+
+    fn from(&self, index: usize) -> impl Iterator<Item = &'a [u8]> + '_ {
+        (index..self.arguments.len()).filter_map(|index| self.argument(index))
+    }
+
+    fn number(&self, index: usize) -> Option<i64> {
+        number(self.argument(index)?)
+    }
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// What rewriting depends on.
+pub(super) struct Rewriter {
+    dialect: Dialect,
+    reserved: Vec<Vec<u8>>,
+    scripts: Scripts,
+    /// When the command was received, by the source's clock.
+    pub(super) now_ms: i64,
+    pub(super) exact: bool,
+    pub(super) recheck: Recheck,
+    pub(super) holds_field_expiry: bool,
+}
+
+impl Rewriter {
+    pub(super) fn new(dialect: Dialect, reserved: Vec<Vec<u8>>, scripts: Scripts, holds_field_expiry: bool) -> Self {
+        let recheck = Recheck::default();
+        Self { dialect, reserved, scripts, now_ms: 0, exact: false, recheck, holds_field_expiry }
+    }
+
+    pub(super) fn write(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Result<()> {
+        if how == Handling::Refuse {
+            let name = String::from_utf8_lossy(command.argument(0).unwrap_or_default()).into_owned();
+            return Err(Error::new(
+                Code::TargetUnsupported,
+                format!("the source sends {name}: slots of a cluster or proxy move, or it is an active replica"),
+            ));
+        }
+        if command.argument(1).is_some_and(|key| key.starts_with(RESERVED_PREFIX.as_bytes())) {
+            return Ok(());
+        }
+        out.select(db, &self.dialect)?;
+        if self.rewritten(how, command, db, out).is_none() {
+            out.raw(command.raw);
+        }
+        Ok(())
+    }
+
+    /// `None`: it passes as it is.
+    fn rewritten(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
+        let version = self.dialect.version;
+        let key = command.argument(1);
+        match how {
+            Handling::Expire(unit, Fields::Key) => {
+                let at = self.at(unit, command.number(2)?, db, key?);
+                out.command(&[b"PEXPIREAT", key?, at.as_bytes()]);
+            }
+            Handling::Expire(unit, Fields::Hash) => {
+                // A condition (NX, XX, GT, LT) held on the source.
+                let fields = command.from(0).position(|word| word.eq_ignore_ascii_case(b"FIELDS"))?;
+                self.holds_field_expiry = true;
+                let at = self.at(unit, command.number(2)?, db, key?);
+                let mut words = vec![b"HPEXPIREAT", key?, at.as_bytes()];
+                words.extend(command.from(fields));
+                out.command(&words);
+            }
+            Handling::Set => self.set(command, db, out)?,
+            Handling::SetEx(unit) => {
+                let at = self.at(unit, command.number(2)?, db, key?);
+                self.set_at(key?, command.argument(3)?, &at, out);
+            }
+            Handling::GetEx => {
+                let option = command.argument(2)?;
+                match Unit::of_option(option) {
+                    Some(unit) => {
+                        let at = self.at(unit, command.number(3)?, db, key?);
+                        out.command(&[b"PEXPIREAT", key?, at.as_bytes()]);
+                    }
+                    None => out.command(&[option, key?]),
+                }
+            }
+            Handling::Restore => self.restore(command, db, out)?,
+            Handling::HSetEx => {
+                let option = (2..command.arguments.len())
+                    .find(|index| command.argument(*index).is_some_and(|word| Unit::of_option(word).is_some()))?;
+                let fields = command.from(0).position(|word| word.eq_ignore_ascii_case(b"FIELDS"))?;
+                if option > fields {
+                    return None;
+                }
+                self.holds_field_expiry = true;
+                let unit = Unit::of_option(command.argument(option)?)?;
+                let at = self.at(unit, command.number(option + 1)?, db, key?);
+                let mut words = vec![b"HSETEX", key?, b"PXAT", at.as_bytes()];
+                words.extend(command.from(fields));
+                out.command(&words);
+            }
+            Handling::MSetEx => self.mset_ex(command, db, out)?,
+            Handling::BRPopLPush => out.command(&[b"RPOPLPUSH", key?, command.argument(2)?]),
+            Handling::Unlink if !version.at_least(4, 0) => {
+                let words: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(command.from(1)).collect();
+                out.command(&words);
+            }
+            Handling::Flush => {
+                out.command(&[command.argument(0)?]);
+                if db == 0 || command.argument(0)?.eq_ignore_ascii_case(b"FLUSHALL") {
+                    self.keep_scripts(out);
+                }
+            }
+            Handling::SwapDb => {
+                out.raw(command.raw);
+                self.after_swap(command.number(1)?, command.number(2)?, out);
+            }
+            Handling::Eval => {
+                if let Some(hash) = self.scripts.learn(key?) {
+                    self.keep(&hash, key?, out);
+                    // Keeping it selected db 0.
+                    out.select(db, &self.dialect).ok()?;
+                }
+                return None;
+            }
+            Handling::EvalSha => {
+                let body = self.scripts.body(key?)?;
+                let words: Vec<&[u8]> = [b"EVAL", body].into_iter().chain(command.from(2)).collect();
+                out.command(&words);
+            }
+            Handling::Script => {
+                if key?.eq_ignore_ascii_case(b"LOAD") {
+                    let body = command.argument(2)?;
+                    if let Some(hash) = self.scripts.learn(body) {
+                        self.keep(&hash, body, out);
+                    }
+                }
+                return None;
+            }
+            Handling::SPublish if !version.at_least(7, 0) => {}
+            Handling::Rename => {
+                let database = (3..command.arguments.len())
+                    .find(|index| command.argument(*index).is_some_and(|word| word.eq_ignore_ascii_case(b"DB")))
+                    .and_then(|index| command.number(index + 1));
+                let to = database.and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
+                self.look_again(to, command.argument(2)?);
+                return None;
+            }
+            Handling::Move => {
+                self.look_again(u32::try_from(command.number(2)?).ok()?, key?);
+                return None;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The absolute expiry as it is written now.
+    fn at(&mut self, unit: Unit, value: i64, db: u32, key: &[u8]) -> String {
+        let at = unit.absolute_ms(value, self.now_ms);
+        if self.exact && at < HOLD_MS {
+            return at.to_string();
+        }
+        self.look_again(db, key);
+        hold(at).to_string()
+    }
+
+    fn look_again(&mut self, db: u32, key: &[u8]) {
+        if !self.exact || self.recheck.everything {
+            return;
+        }
+        if self.recheck.keys.len() < MOST_RECHECKED {
+            self.recheck.keys.push((db, key.to_vec()));
+        } else {
+            self.recheck = Recheck { keys: Vec::new(), everything: true };
+        }
+    }
+
+    fn set_at(&self, key: &[u8], value: &[u8], at: &str, out: &mut Out) {
+        if self.dialect.version.at_least(6, 2) {
+            out.command(&[b"SET", key, value, b"PXAT", at.as_bytes()]);
+        } else {
+            out.command(&[b"SET", key, value]);
+            out.command(&[b"PEXPIREAT", key, at.as_bytes()]);
+        }
+    }
+
+    /// Conditions held on the source, and nobody reads the old value.
+    fn set(&mut self, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
+        if command.arguments.len() <= 3 {
+            return None;
+        }
+        let (key, value) = (command.argument(1)?, command.argument(2)?);
+        let options = || (3..command.arguments.len()).filter_map(|index| Some((index, command.argument(index)?)));
+        let expiry = options().find_map(|(index, word)| Some((Unit::of_option(word)?, command.number(index + 1)?)));
+        if let Some((unit, number)) = expiry {
+            let at = self.at(unit, number, db, key);
+            self.set_at(key, value, &at, out);
+        } else if options().any(|(_, word)| word.eq_ignore_ascii_case(b"KEEPTTL")) {
+            out.command(&[b"SET", key, value, b"KEEPTTL"]);
+        } else {
+            out.command(&[b"SET", key, value]);
+        }
+        Some(())
+    }
+
+    fn restore(&mut self, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
+        let version = self.dialect.version;
+        let (key, ttl, payload) = (command.argument(1)?, command.number(2)?, command.argument(3)?);
+        let options: Vec<&[u8]> = command.from(4).collect();
+        let absolute = options.iter().any(|word| word.eq_ignore_ascii_case(b"ABSTTL"));
+        let unit = if absolute { Unit::AtMillis } else { Unit::Millis };
+        let at = (ttl > 0).then(|| self.at(unit, ttl, db, key));
+        let modern = version.at_least(5, 0);
+        let inline = at.as_deref().filter(|_| modern);
+        let mut words: Vec<&[u8]> = vec![b"RESTORE", key, inline.unwrap_or("0").as_bytes(), payload];
+        if version.at_least(3, 0) {
+            words.push(b"REPLACE");
+        } else {
+            out.command(&[b"DEL", key]);
+        }
+        if inline.is_some() {
+            words.push(b"ABSTTL");
+        }
+        if modern {
+            for (index, option) in options.iter().enumerate() {
+                if option.eq_ignore_ascii_case(b"IDLETIME") || option.eq_ignore_ascii_case(b"FREQ") {
+                    words.extend([*option, options.get(index + 1).copied()?]);
+                }
+            }
+        }
+        out.command(&words);
+        if let Some(at) = at.filter(|_| !modern) {
+            out.command(&[b"PEXPIREAT", key, at.as_bytes()]);
+        }
+        Some(())
+    }
+
+    /// `MSETEX n key value … [EX …]` as single SETs.
+    fn mset_ex(&mut self, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
+        let pairs = usize::try_from(command.number(1)?).ok()?;
+        let options = 2 + pairs.checked_mul(2)?;
+        let words = || (options..command.arguments.len()).filter_map(|index| Some((index, command.argument(index)?)));
+        let expiry = words().find_map(|(index, word)| Some((Unit::of_option(word)?, command.number(index + 1)?)));
+        let keep = words().any(|(_, word)| word.eq_ignore_ascii_case(b"KEEPTTL"));
+        command.argument(options - 1)?;
+        for pair in 0..pairs {
+            let (key, value) = (command.argument(2 + 2 * pair)?, command.argument(3 + 2 * pair)?);
+            match expiry {
+                Some((unit, number)) => {
+                    let at = self.at(unit, number, db, key);
+                    self.set_at(key, value, &at, out);
+                }
+                None if keep => out.command(&[b"SET", key, value, b"KEEPTTL"]),
+                None => out.command(&[b"SET", key, value]),
+            }
+        }
+        Some(())
+    }
+
+    /// What stood in db 0 of ours now stands in the other; the commit writes the position anew.
+    fn after_swap(&mut self, left: i64, right: i64, out: &mut Out) {
+        if self.exact {
+            self.recheck = Recheck { keys: Vec::new(), everything: true };
+        }
+        let other = match (left, right) {
+            (0, other) | (other, 0) if other != 0 => other,
+            _ => return,
+        };
+        let Ok(other) = u32::try_from(other) else { return };
+        out.force_select(other);
+        let words: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(self.reserved.iter().map(Vec::as_slice)).collect();
+        out.command(&words);
+        self.keep_scripts(out);
+    }
+
+    fn keep_scripts(&self, out: &mut Out) {
+        for (hash, body) in self.scripts.iter() {
+            self.keep(hash, body, out);
+        }
+    }
+
+    fn keep(&self, hash: &[u8], body: &[u8], out: &mut Out) {
+        if let Some(key) = self.reserved.get(1) {
+            out.force_select_if_needed(0);
+            out.command(&[b"HSET", key, hash, body]);
+        }
+    }
+}

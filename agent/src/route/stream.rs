@@ -1,0 +1,426 @@
+//! The command stream as transactions: every commit stands between two commands, outside MULTI.
+
+use std::collections::VecDeque;
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::position::{Position, ReplicationId};
+use dts_common::redis::command::{Handling, handling};
+use dts_common::redis::resp::CommandParser;
+
+use super::out::{CHUNK, Out};
+use super::rewrite::{Command, Rewriter};
+use super::{Chunk, Commit, Dialect, Progress, Scripts};
+
+/// A group larger than this is handed on in parts, inside of one transaction.
+const LARGEST_GROUP: usize = 1 << 20;
+
+/// Parses, rewrites, and batches a stream.
+pub struct StreamEncoder {
+    parser: CommandParser,
+    /// Bytes of the command that is cut off.
+    buffer: Vec<u8>,
+    /// Offset behind the last byte that was fed.
+    fed: u64,
+    /// The last legal position, and the last that was committed.
+    position: Position,
+    committed: Position,
+    /// The db that the stream has selected, also inside of a group.
+    db: u32,
+    out: Out,
+    /// `Some` between MULTI and EXEC.
+    group: Option<Group>,
+    ready: VecDeque<Chunk>,
+    rewriter: Rewriter,
+    progress: Progress,
+}
+
+#[derive(Default)]
+struct Group {
+    out: Out,
+    /// True once a part of it was handed on.
+    open: bool,
+}
+
+/// Keys that may carry a held expiry although expiries are written exactly by now.
+#[derive(Debug, Default)]
+pub struct Recheck {
+    /// Database and key.
+    pub keys: Vec<(u32, Vec<u8>)>,
+    /// Too many to name.
+    pub everything: bool,
+}
+
+impl StreamEncoder {
+    /// Goes on at `position`. `reserved` are our keys on the target: that of the position, then that of the scripts.
+    pub fn new(
+        dialect: Dialect,
+        position: Position,
+        reserved: Vec<Vec<u8>>,
+        scripts: Scripts,
+        progress: Progress,
+        holds_field_expiry: bool,
+    ) -> Self {
+        Self {
+            parser: CommandParser::default(),
+            buffer: Vec::new(),
+            fed: position.offset,
+            position,
+            committed: position,
+            db: position.db,
+            out: Out::default(),
+            group: None,
+            ready: VecDeque::new(),
+            rewriter: Rewriter::new(dialect, reserved, scripts, holds_field_expiry),
+            progress,
+        }
+    }
+
+    /// The last legal position that was taken in.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Totals so far.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// True if hash fields on the target may carry held expiries.
+    pub fn holds_field_expiry(&self) -> bool {
+        self.rewriter.holds_field_expiry
+    }
+
+    /// From the next command on expiries are written exactly.
+    pub fn set_exact(&mut self) {
+        self.rewriter.exact = true;
+    }
+
+    /// What may carry a held expiry, since the last call.
+    pub fn take_recheck(&mut self) -> Recheck {
+        std::mem::take(&mut self.rewriter.recheck)
+    }
+
+    /// The history has a new name.
+    pub fn rename_history(&mut self, history: ReplicationId) {
+        self.position.history = Some(history);
+    }
+
+    /// Takes bytes of the stream that begin at `offset`.
+    pub fn feed(&mut self, offset: u64, received_ms: u64, bytes: &[u8]) -> Result<()> {
+        if offset != self.fed {
+            let message = format!("the stream jumps from {} to {offset}", self.fed);
+            return Err(Error::new(Code::Internal, message));
+        }
+        self.fed += bytes.len() as u64;
+        self.rewriter.now_ms = i64::try_from(received_ms).unwrap_or(i64::MAX);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.extend_from_slice(bytes);
+        let mut at = 0;
+        let mut end = self.fed - buffer.len() as u64;
+        loop {
+            let parsed = self.parser.parse(&buffer[at..]);
+            let parsed =
+                parsed.map_err(|error| Error::new(Code::SourceProtocol, format!("at offset {end}: {error}")))?;
+            let Some(length) = parsed else { break };
+            end += length as u64;
+            let raw = &buffer[at..at + length];
+            at += length;
+            let parser = std::mem::take(&mut self.parser);
+            let taken = self.take(&Command { raw, arguments: parser.arguments() }, end);
+            self.parser = parser;
+            taken?;
+        }
+        buffer.drain(..at);
+        self.buffer = buffer;
+        self.progress.received_ms = received_ms;
+        Ok(())
+    }
+
+    /// The next chunk; with `flush` also one that is not full, up to the last legal position.
+    pub fn next_chunk(&mut self, flush: bool) -> Option<Chunk> {
+        if let Some(chunk) = self.ready.pop_front() {
+            return Some(chunk);
+        }
+        let open = self.group.as_ref().is_some_and(|group| group.open);
+        let moved = self.position != self.committed || !self.out.bytes.is_empty();
+        (flush && moved && !open).then(|| self.commit())
+    }
+
+    fn commit(&mut self) -> Chunk {
+        self.committed = self.position;
+        let commit = Commit {
+            position: Some(self.position),
+            holds_field_expiry: self.rewriter.holds_field_expiry,
+            progress: self.progress,
+        };
+        self.out.commit(commit)
+    }
+
+    fn take(&mut self, command: &Command<'_>, end: u64) -> Result<()> {
+        let how = command.argument(0).map_or(Handling::Ignore, handling);
+        match how {
+            Handling::Ignore => {}
+            Handling::Select => {
+                let db = command.argument(1).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                self.db = db.ok_or_else(|| Error::new(Code::SourceProtocol, "SELECT without a number"))?;
+            }
+            Handling::Multi => self.group = Some(Group::default()),
+            Handling::Exec => self.end_group(end),
+            how => {
+                self.progress.stream_commands += 1;
+                let out = match &mut self.group {
+                    Some(group) => {
+                        if group.out.commands == 0 && !group.open {
+                            // It may be put behind anything: it begins with its own database.
+                            group.out.db = u32::MAX;
+                        }
+                        &mut group.out
+                    }
+                    None => &mut self.out,
+                };
+                self.rewriter.write(how, command, self.db, out)?;
+            }
+        }
+        if self.group.is_none() {
+            self.position.offset = end;
+            self.position.db = self.db;
+            if self.out.bytes.len() >= CHUNK {
+                let chunk = self.commit();
+                self.ready.push_back(chunk);
+            }
+        } else {
+            self.hand_on_group();
+        }
+        Ok(())
+    }
+
+    fn hand_on_group(&mut self) {
+        let Some(group) = &self.group else { return };
+        if group.out.bytes.len() < LARGEST_GROUP {
+            return;
+        }
+        if !group.open && !self.out.bytes.is_empty() {
+            let chunk = self.commit();
+            self.ready.push_back(chunk);
+        }
+        if let Some(group) = &mut self.group {
+            group.open = true;
+            self.ready.push_back(group.out.cut());
+        }
+    }
+
+    fn end_group(&mut self, end: u64) {
+        let Some(mut group) = self.group.take() else { return };
+        self.position.offset = end;
+        self.position.db = self.db;
+        if group.out.commands > 0 {
+            self.out.append(&mut group.out);
+        } else if group.open {
+            self.out.db = group.out.db;
+        }
+        if group.open {
+            let chunk = self.commit();
+            self.ready.push_back(chunk);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dts_common::redis::expiry::hold;
+    use dts_common::redis::rdb::Family;
+    use dts_common::redis::resp;
+    use dts_common::redis::version::ServerVersion;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encoder(major: u32, minor: u32) -> StreamEncoder {
+        let version = ServerVersion { family: Family::Redis, major, minor, patch: 0 };
+        let position = Position { history: None, offset: 0, db: 0 };
+        let reserved = vec![b"__dts:t:0:position".to_vec(), b"__dts:t:0:scripts".to_vec()];
+        let dialect = Dialect { version, databases: 16 };
+        StreamEncoder::new(dialect, position, reserved, Scripts::default(), Progress::default(), false)
+    }
+
+    fn stream(commands: &[&str]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for command in commands {
+            let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+            resp::command(&mut bytes, &words);
+        }
+        bytes
+    }
+
+    /// The commands of all chunks, as text.
+    fn texts(encoder: &mut StreamEncoder) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let mut promised = 0;
+        while let Some(chunk) = encoder.next_chunk(true) {
+            bytes.extend_from_slice(&chunk.bytes);
+            promised += chunk.commands;
+        }
+        let (mut parser, mut at, mut found) = (CommandParser::default(), 0, Vec::new());
+        while let Some(length) = parser.parse(&bytes[at..]).unwrap() {
+            let words: Vec<_> =
+                parser.arguments().iter().map(|(s, e)| String::from_utf8_lossy(&bytes[at + s..at + e])).collect();
+            found.push(words.join(" "));
+            at += length;
+        }
+        assert_eq!(usize::try_from(promised).unwrap(), found.len(), "replies promised");
+        found
+    }
+
+    fn encoded(major: u32, minor: u32, commands: &[&str]) -> Vec<String> {
+        let mut encoder = encoder(major, minor);
+        encoder.feed(0, 1_000_000, &stream(commands)).unwrap();
+        texts(&mut encoder)
+    }
+
+    #[test]
+    fn a_relative_expiry_becomes_absolute_and_is_held() {
+        let at = |ms| hold(ms).to_string();
+        assert_eq!(encoded(7, 0, &["EXPIRE k 10"]), [format!("PEXPIREAT k {}", at(1_010_000))]);
+        assert_eq!(encoded(7, 0, &["pexpireat k 5000 GT"]), [format!("PEXPIREAT k {}", at(5000))]);
+        assert_eq!(encoded(7, 0, &["SETEX k 10 v"]), [format!("SET k v PXAT {}", at(1_010_000))]);
+        assert_eq!(encoded(7, 0, &["SET k v PX 10 NX"]), [format!("SET k v PXAT {}", at(1_000_010))]);
+        assert_eq!(encoded(6, 0, &["SET k v EX 10"]), ["SET k v".to_owned(), format!("PEXPIREAT k {}", at(1_010_000))]);
+        assert_eq!(
+            encoded(5, 0, &["RESTORE k 10 payload"]),
+            [format!("RESTORE k {} payload REPLACE ABSTTL", at(1_000_010))]
+        );
+        assert_eq!(
+            encoded(4, 0, &["RESTORE k 10 payload"]),
+            ["RESTORE k 0 payload REPLACE".to_owned(), format!("PEXPIREAT k {}", at(1_000_010))]
+        );
+        assert_eq!(encoded(7, 4, &["HEXPIRE k 10 FIELDS 1 f"]), [format!("HPEXPIREAT k {} FIELDS 1 f", at(1_010_000))]);
+    }
+
+    #[test]
+    fn exact_expiries_are_written_as_they_are_and_renamed_keys_are_named() {
+        let mut encoder = encoder(7, 0);
+        encoder.set_exact();
+        encoder.feed(0, 0, &stream(&["PEXPIREAT k 5000", "RENAME a b", "MOVE c 3", "COPY d e DB 2"])).unwrap();
+        assert_eq!(texts(&mut encoder)[0], "PEXPIREAT k 5000");
+        let recheck = encoder.take_recheck();
+        assert_eq!(recheck.keys, [(0, b"b".to_vec()), (3, b"c".to_vec()), (2, b"e".to_vec())]);
+        assert!(!recheck.everything);
+    }
+
+    #[test]
+    fn a_group_stays_in_one_transaction_and_no_commit_stands_inside_it() {
+        let mut encoder = encoder(7, 0);
+        let bytes = stream(&["SET a 1", "MULTI", "SELECT 3", "SET b 2", "SET c 3"]);
+        let before = stream(&["SET a 1"]).len() as u64;
+        encoder.feed(0, 0, &bytes).unwrap();
+        assert_eq!(encoder.position(), Position { history: None, offset: before, db: 0 });
+        assert_eq!(texts(&mut encoder), ["SET a 1"]);
+        encoder.feed(bytes.len() as u64, 0, &stream(&["EXEC"])).unwrap();
+        assert_eq!(texts(&mut encoder), ["SELECT 3", "SET b 2", "SET c 3", "SELECT 0"]);
+        assert_eq!(encoder.position().db, 3);
+    }
+
+    #[test]
+    fn a_huge_group_passes_in_parts_of_one_transaction() {
+        let mut encoder = encoder(7, 0);
+        let value = "v".repeat(100_000);
+        let mut commands = vec!["SET before 1".to_owned(), "MULTI".into()];
+        commands.extend((0..40).map(|i| format!("SET k{i} {value}")));
+        commands.push("EXEC".into());
+        let bytes = stream(&commands.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut offset = 0;
+        let (mut chunks, mut commits) = (0, 0);
+        for piece in bytes.chunks(50_000) {
+            encoder.feed(offset, 0, piece).unwrap();
+            offset += piece.len() as u64;
+            while let Some(chunk) = encoder.next_chunk(true) {
+                assert!(chunk.bytes.len() < 2 << 20);
+                chunks += 1;
+                commits += u32::from(chunk.commit.is_some());
+            }
+        }
+        assert_eq!(commits, 2, "one before the group, one at its end");
+        assert!(chunks > 3);
+        assert_eq!(encoder.position().offset, bytes.len() as u64);
+    }
+
+    #[test]
+    fn pings_move_the_position_and_write_nothing() {
+        let mut encoder = encoder(7, 0);
+        let bytes = [stream(&["ping", "REPLCONF GETACK *"]), b"\r\n".to_vec()].concat();
+        encoder.feed(0, 0, &bytes).unwrap();
+        let chunk = encoder.next_chunk(true).unwrap();
+        assert_eq!((chunk.commands, chunk.bytes.len()), (0, 0));
+        assert_eq!(chunk.commit.unwrap().position.unwrap().offset, bytes.len() as u64);
+    }
+
+    #[test]
+    fn a_script_is_sent_by_its_body_and_kept_on_the_target() {
+        let found = encoded(7, 0, &["EVAL x 0", "EVALSHA 11F6AD8EC52A2984ABAAFD7C3B516503785C2072 0"]);
+        assert_eq!(
+            found,
+            ["HSET __dts:t:0:scripts 11f6ad8ec52a2984abaafd7c3b516503785c2072 x", "EVAL x 0", "EVAL x 0"]
+        );
+    }
+
+    #[test]
+    fn our_own_keys_survive_a_flush_and_a_swap() {
+        let found = encoded(7, 0, &["EVAL x 0", "FLUSHALL", "SWAPDB 0 2"]);
+        let keep = "HSET __dts:t:0:scripts 11f6ad8ec52a2984abaafd7c3b516503785c2072 x";
+        assert_eq!(
+            found,
+            [
+                keep,
+                "EVAL x 0",
+                "FLUSHALL",
+                keep,
+                "SWAPDB 0 2",
+                "SELECT 2",
+                "DEL __dts:t:0:position __dts:t:0:scripts",
+                "SELECT 0",
+                keep
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_of_another_migration_are_not_carried() {
+        assert_eq!(encoded(7, 0, &["SET __dts:other:0:position x", "SET a 1"]), ["SET a 1"]);
+    }
+
+    #[test]
+    fn commands_of_another_topology_are_refused_by_name() {
+        let error = encoder(7, 0).feed(0, 0, &stream(&["TRIMSLOTS RANGES 1"])).unwrap_err();
+        assert_eq!(error.code, Code::TargetUnsupported);
+        assert!(error.message.contains("TRIMSLOTS"));
+    }
+
+    #[test]
+    fn a_gap_in_the_stream_is_an_error() {
+        assert!(encoder(7, 0).feed(1, 0, b"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_of_the_stream_change_nothing(cuts in prop::collection::vec(1usize..60, 1..40)) {
+            let bytes = stream(&["SET a 1", "SELECT 2", "MULTI", "INCR x", "SELECT 0", "LPUSH l 1", "EXEC", "PING", "DEL a", "EXPIRE x 3"]);
+            let mut whole = encoder(7, 0);
+            whole.feed(0, 5, &bytes).unwrap();
+            let mut cut = encoder(7, 0);
+            let mut at = 0;
+            for length in cuts.iter().cycle() {
+                let end = (at + length).min(bytes.len());
+                cut.feed(at as u64, 5, &bytes[at..end]).unwrap();
+                at = end;
+                if at == bytes.len() { break; }
+            }
+            prop_assert_eq!(whole.position(), cut.position());
+            prop_assert_eq!(texts(&mut whole), texts(&mut cut));
+        }
+
+        #[test]
+        fn no_stream_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _malformed_or_not = encoder(7, 0).feed(0, 0, &bytes);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The life of one shard on this agent, under one epoch, top to bottom: verify, run, release.
+
+use std::sync::Arc;
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::{Directive, ShardPhase};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::pipeline::{self, Job};
+use crate::retry::Retry;
+use crate::status::Board;
+use crate::target;
+use crate::verify::{Facts, verify};
+
+/// Runs the shard until it is released, fails, or is cancelled. What became of it stands on the board.
+pub async fn run(job: Job, mut directive: watch::Receiver<Directive>, board: Board, cancel: CancellationToken) {
+    let ended = tokio::select! {
+        ended = live(&job, &mut directive, &board, &cancel) => ended,
+        () = cancel.cancelled() => Ok(()),
+    };
+    match ended {
+        _ if cancel.is_cancelled() => board.phase(ShardPhase::Stopped),
+        Ok(()) => board.phase(ShardPhase::Released),
+        Err(error) => {
+            tracing::error!(shard = %job.shard, %error, "shard failed");
+            board.failed(&error);
+        }
+    }
+}
+
+async fn live(
+    job: &Job,
+    directive: &mut watch::Receiver<Directive>,
+    board: &Board,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let (trouble, _) = watch::channel(None);
+    let mut retry = Retry::new(job.retry_window, trouble.clone(), cancel.clone());
+    if *directive.borrow() != Directive::Release {
+        board.phase(ShardPhase::Verifying);
+        let facts = loop {
+            match verify(&job.source, &job.target, &job.shard).await {
+                Ok(facts) => break facts,
+                Err(error) => retry_on(board, &mut retry, error).await?,
+            }
+        };
+        retry.succeeded();
+        show(board, &facts);
+        if *directive.borrow() == Directive::Verify {
+            board.phase(ShardPhase::Verified);
+        }
+        if directive.wait_for(|directive| *directive > Directive::Verify).await.is_err() {
+            return std::future::pending().await;
+        }
+        attempts(job, &facts, directive, board, &mut retry, cancel).await?;
+    }
+    loop {
+        match target::release(&job.target, &job.shard, job.epoch).await {
+            Ok(()) => return Ok(()),
+            Err(error) => retry_on(board, &mut retry, error).await?,
+        }
+    }
+}
+
+/// Attempt after attempt, until the directive is to release.
+async fn attempts(
+    job: &Job,
+    facts: &Facts,
+    directive: &watch::Receiver<Directive>,
+    board: &Board,
+    retry: &mut Retry,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    while *directive.borrow() != Directive::Release {
+        let (source_trouble, seen_at_source) = watch::channel(None);
+        let (target_trouble, seen_at_target) = watch::channel(None);
+        let troubles = [source_trouble, target_trouble];
+        let watching = CancellationToken::new();
+        let watcher = tokio::spawn(show_trouble(board.clone(), [seen_at_source, seen_at_target], watching.clone()));
+        // Not dropped when cancelled: it ends by itself then, having joined its stages.
+        let ended = pipeline::attempt(job, facts, directive.clone(), board, troubles, cancel).await;
+        watching.cancel();
+        let _shows_only = watcher.await;
+        match ended {
+            Ok(()) if cancel.is_cancelled() => std::future::pending().await,
+            Ok(()) => {}
+            // The stages have used their own windows up; what is left are faults that a new attempt mends.
+            Err(error) if matches!(error.code, Code::TargetRewound | Code::SnapshotCorrupt) => {
+                if board.read().stream.is_some_and(|stream| stream.applied_offset > 0) {
+                    retry.succeeded();
+                }
+                retry_on(board, retry, error).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn retry_on(board: &Board, retry: &mut Retry, error: Error) -> Result<()> {
+    if error.code.retry() {
+        board.retrying(&error);
+    }
+    retry.wait(error).await
+}
+
+/// Puts what the stages retry on the board, and the phase back when they have mended it.
+async fn show_trouble(board: Board, mut seen: [watch::Receiver<Option<Error>>; 2], cancel: CancellationToken) {
+    let mut before = None;
+    loop {
+        let [source, target] = &mut seen;
+        tokio::select! {
+            changed = source.changed() => if changed.is_err() { return },
+            changed = target.changed() => if changed.is_err() { return },
+            () = cancel.cancelled() => return,
+        }
+        let trouble = source.borrow_and_update().clone().or_else(|| target.borrow_and_update().clone());
+        let phase = board.read().phase();
+        match trouble {
+            Some(error) => {
+                if phase != ShardPhase::Retrying {
+                    before = Some(phase);
+                }
+                board.retrying(&error);
+            }
+            None if phase == ShardPhase::Retrying => board.phase(before.unwrap_or(ShardPhase::Handshake)),
+            None => {}
+        }
+    }
+}
+
+fn show(board: &Board, facts: &Facts) {
+    board.update(|status| {
+        status.source_version = facts.source.to_string();
+        status.target_version = facts.target.to_string();
+    });
+}
+
+/// A shard that runs: what the supervisor holds of it.
+#[derive(Debug)]
+pub struct Running {
+    /// Raised by the coordinator, step by step.
+    pub directive: watch::Sender<Directive>,
+    /// What it shows.
+    pub board: Board,
+    /// Ends it.
+    pub cancel: CancellationToken,
+    /// Its task.
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts a shard, once `before` (the same shard under an older epoch) has ended.
+    pub fn start(job: Job, directive: Directive, before: Option<Running>, changed: Arc<Notify>) -> Self {
+        let (sender, receiver) = watch::channel(directive);
+        let board = Board::new(changed);
+        let cancel = CancellationToken::new();
+        let (shown, ends) = (board.clone(), cancel.clone());
+        let task = tokio::spawn(async move {
+            if let Some(before) = before {
+                before.stop().await;
+            }
+            run(job, receiver, shown, ends).await;
+        });
+        Self { directive: sender, board, cancel, task }
+    }
+
+    /// Cancels and joins.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a shard's task broke");
+        }
+    }
+}

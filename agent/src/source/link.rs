@@ -1,0 +1,156 @@
+//! One link to the source, from its handshake to its loss.
+
+use std::time::Duration;
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::resp;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::handshake::{Answer, Wire, now_ms};
+use super::payload::Payload;
+use super::{Received, Record, Wanted};
+use crate::endpoint::Endpoint;
+use crate::retry::Retry;
+use crate::spool;
+
+const BEAT: Duration = Duration::from_secs(1);
+/// A source pings every 10 s; 60 s is what servers themselves call a dead link (`repl-timeout`).
+const SILENCE: Duration = Duration::from_secs(60);
+/// While a child writes a snapshot to the socket there may be nothing for long.
+const SNAPSHOT_SILENCE: Duration = Duration::from_secs(300);
+
+pub(super) struct Link<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) spool: &'a mut spool::Writer,
+    pub(super) received: &'a watch::Sender<Received>,
+    pub(super) acknowledged: &'a watch::Receiver<u64>,
+    pub(super) retry: &'a mut Retry,
+    /// Where the next link is to begin: everything before it is in the spool.
+    pub(super) wanted: &'a mut Option<Wanted>,
+}
+
+impl Link<'_> {
+    /// Ends with the loss of the link.
+    pub(super) async fn run(mut self) -> Error {
+        match self.try_run().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn try_run(&mut self) -> Result<std::convert::Infallible> {
+        let mut wire = Wire::connect(self.endpoint).await?;
+        let skew_ms = wire.introduce(self.endpoint).await?;
+        let answer = wire.replicate(*self.wanted).await?;
+        tracing::info!(source = %self.endpoint, continued = matches!(answer, Answer::Continue { .. }), "replicating");
+        let (history, mut offset) = match (answer, *self.wanted) {
+            (Answer::Continue { renamed }, Some(wanted)) => {
+                if let Some(history) = renamed.filter(|history| *history != wanted.history) {
+                    self.spool.push(Record::Renamed(history)).await?;
+                    *self.wanted = Some(Wanted { history, ..wanted });
+                }
+                (Some(renamed.unwrap_or(wanted.history)), wanted.offset)
+            }
+            (Answer::Continue { .. }, None) => {
+                return Err(Error::new(Code::SourceProtocol, "the source continues what nobody asked for"));
+            }
+            (Answer::Full { history, offset }, _) => {
+                self.snapshot(&mut wire, Some(history), offset).await?;
+                (Some(history), offset)
+            }
+            (Answer::Plain, _) => {
+                self.snapshot(&mut wire, None, 0).await?;
+                (None, 0)
+            }
+        };
+        self.retry.succeeded();
+        self.received.send_modify(|received| {
+            (received.history, received.offset) = (history, offset);
+            (received.speaks_psync, received.connected) = (history.is_some(), true);
+        });
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            if !wire.buffer.is_empty() {
+                heard = Instant::now();
+                let bytes = wire.buffer.split().freeze();
+                let length = bytes.len() as u64;
+                let received_ms = u64::try_from(now_ms() + skew_ms).unwrap_or(0);
+                self.spool.push(Record::Stream { offset, received_ms, bytes }).await?;
+                offset += length;
+                *self.wanted = history.map(|history| Wanted { history, offset });
+                self.received.send_modify(|received| received.offset = offset);
+            }
+            tokio::select! {
+                filled = wire.fill() => filled?,
+                _ = beat.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        return Err(wire.lost(&format!("silent for {} s", SILENCE.as_secs())));
+                    }
+                    // A link without offsets has nothing to acknowledge; a newline keeps it alive.
+                    let mut beat = Vec::new();
+                    match history {
+                        Some(_) => {
+                            let held = self.acknowledged.borrow().to_string();
+                            resp::command(&mut beat, &[b"REPLCONF", b"ACK", held.as_bytes()]);
+                        }
+                        None => beat.push(b'\n'),
+                    }
+                    wire.write(&beat).await?;
+                }
+            }
+        }
+    }
+
+    /// Brings a whole snapshot into the spool.
+    async fn snapshot(
+        &mut self,
+        wire: &mut Wire,
+        history: Option<dts_common::position::ReplicationId>,
+        offset: u64,
+    ) -> Result<()> {
+        // From here on a broken link means a new copy.
+        *self.wanted = None;
+        let head = wire.payload_head().await?;
+        let mut payload = Payload::from_head(&head)
+            .ok_or_else(|| Error::new(Code::SourceProtocol, "what the source sends is not the head of a snapshot"))?;
+        let size = payload.size();
+        self.spool.push(Record::SnapshotBegin { history, offset, size }).await?;
+        self.received.send_replace(Received {
+            history,
+            offset,
+            snapshot_received: 0,
+            snapshot_total: size.unwrap_or(0),
+            speaks_psync: history.is_some(),
+            connected: true,
+        });
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            let (bytes, over) = payload.take(&mut wire.buffer);
+            if !bytes.is_empty() {
+                heard = Instant::now();
+                let length = bytes.len() as u64;
+                self.spool.push(Record::Snapshot(bytes)).await?;
+                self.received.send_modify(|received| received.snapshot_received += length);
+            }
+            if over {
+                break;
+            }
+            tokio::select! {
+                filled = wire.fill() => filled?,
+                _ = beat.tick() => {
+                    if heard.elapsed() > SNAPSHOT_SILENCE {
+                        return Err(wire.lost(&format!("silent for {} s in a snapshot", SNAPSHOT_SILENCE.as_secs())));
+                    }
+                    // An ACK now could start the stream before the mark was seen; a newline only says that we live.
+                    wire.write(b"\n").await?;
+                }
+            }
+        }
+        self.spool.push(Record::SnapshotEnd).await
+    }
+}

@@ -1,0 +1,134 @@
+//! Desired shards -> running shards.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dts_common::error::{Error, Result};
+use dts_common::ids::{Epoch, ShardId};
+use dts_proto::v1::{self, Assignment, DesiredState, Directive, ShardReport};
+use tokio::sync::Notify;
+
+use crate::pipeline::Job;
+use crate::secret::Secrets;
+use crate::shard::Running;
+use crate::status::Board;
+
+const SPOOL_MEMORY: u64 = 64 << 20;
+const SPOOL_DISK: u64 = 16 << 30;
+const RETRY_WINDOW: Duration = Duration::from_secs(600);
+
+/// The shards of this agent.
+#[derive(Debug)]
+pub struct Supervisor {
+    state_dir: PathBuf,
+    secrets: Secrets,
+    changed: Arc<Notify>,
+    shards: HashMap<ShardId, (Epoch, Slot)>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Running(Running),
+    /// It could not even begin; says why.
+    Refused(Board),
+}
+
+impl Supervisor {
+    /// No shards yet; `changed` is notified when one of them has something to report.
+    pub fn new(state_dir: &Path, secrets: Secrets, changed: Arc<Notify>) -> Self {
+        Self { state_dir: state_dir.to_owned(), secrets, changed, shards: HashMap::new() }
+    }
+
+    /// Makes the running shards those that are desired.
+    pub async fn reconcile(&mut self, desired: DesiredState) {
+        let mut old = std::mem::take(&mut self.shards);
+        for assignment in desired.assignments {
+            let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
+            let epoch = Epoch(assignment.epoch);
+            let slot = match old.remove(&id) {
+                Some((held, slot)) if held == epoch => {
+                    slot.direct(assignment.directive());
+                    slot
+                }
+                before => self.start(&id, &assignment, before.and_then(|(_, slot)| slot.running())),
+            };
+            self.shards.insert(id, (epoch, slot));
+        }
+        let stopped = old.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
+        futures_util::future::join_all(stopped).await;
+    }
+
+    fn start(&self, id: &ShardId, assignment: &Assignment, before: Option<Running>) -> Slot {
+        match self.job(id, assignment) {
+            Ok(job) => Slot::Running(Running::start(job, assignment.directive(), before, self.changed.clone())),
+            Err(error) => {
+                let board = Board::new(self.changed.clone());
+                board.failed(&error);
+                Slot::Refused(board)
+            }
+        }
+    }
+
+    fn job(&self, id: &ShardId, assignment: &Assignment) -> Result<Job> {
+        let endpoint = |side: &Option<v1::Endpoint>| match side {
+            Some(endpoint) => self.secrets.resolve(endpoint),
+            None => Err(Error::new(dts_common::error::Code::InvalidRequest, "an assignment without source or target")),
+        };
+        let limits = assignment.limits.unwrap_or_default();
+        let or = |value: u64, default: u64| if value == 0 { default } else { value };
+        Ok(Job {
+            shard: id.clone(),
+            epoch: Epoch(assignment.epoch),
+            source: endpoint(&assignment.source)?,
+            target: endpoint(&assignment.target)?,
+            spool_memory_bytes: or(limits.spool_memory_bytes, SPOOL_MEMORY),
+            spool_disk_bytes: or(limits.spool_disk_bytes, SPOOL_DISK),
+            retry_window: match limits.retry_window_seconds {
+                0 => RETRY_WINDOW,
+                seconds => Duration::from_secs(seconds.into()),
+            },
+            scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
+        })
+    }
+
+    /// What every shard shows.
+    pub fn report(&self) -> Vec<ShardReport> {
+        let report = |(id, (epoch, slot)): (&ShardId, &(Epoch, Slot))| ShardReport {
+            task_id: id.task.clone(),
+            shard_index: id.index,
+            epoch: epoch.0,
+            status: Some(slot.board().read()),
+        };
+        self.shards.iter().map(report).collect()
+    }
+
+    /// Ends every shard; the positions are on the targets.
+    pub async fn stop(self) {
+        let stopped = self.shards.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
+        futures_util::future::join_all(stopped).await;
+    }
+}
+
+impl Slot {
+    fn running(self) -> Option<Running> {
+        match self {
+            Self::Running(running) => Some(running),
+            Self::Refused(_) => None,
+        }
+    }
+
+    fn board(&self) -> &Board {
+        match self {
+            Self::Running(running) => &running.board,
+            Self::Refused(board) => board,
+        }
+    }
+
+    fn direct(&self, directive: Directive) {
+        if let Self::Running(running) = self {
+            running.directive.send_if_modified(|held| std::mem::replace(held, directive) != directive);
+        }
+    }
+}

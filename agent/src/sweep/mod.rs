@@ -1,0 +1,118 @@
+//! After a repeated copy: finds the keys on the target that the new snapshot does not have.
+//!
+//! The snapshot's keys are kept as fingerprints, 16 bytes each, while the copy runs; then the target is scanned once, and
+//! every key of it that is not among them is deleted.
+
+mod index;
+
+pub use index::KeyIndex;
+
+use dts_common::error::Result;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
+
+use crate::client::Client;
+use crate::endpoint::{Endpoint, Side};
+use crate::route::{Chunk, Commit, Fingerprinter, Progress};
+use crate::target::RESERVED_PREFIX;
+
+const PAGE: &[u8] = b"1000";
+
+/// Keys of one database.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Their database.
+    pub db: u32,
+    /// Their names.
+    pub keys: Vec<Vec<u8>>,
+}
+
+/// Walks over the keys of a server, database by database.
+#[derive(Debug)]
+pub struct Scan {
+    client: Client,
+    databases: Vec<u32>,
+    cursor: Vec<u8>,
+    begun: bool,
+}
+
+impl Scan {
+    /// Begins at the first database that holds keys.
+    pub async fn open(endpoint: &Endpoint) -> Result<Self> {
+        let mut client = Client::connect(endpoint, Side::Target).await?;
+        let keyspace = client.info("keyspace").await?;
+        let number = |(name, _): (&str, &str)| name.strip_prefix("db")?.parse().ok();
+        let mut databases: Vec<u32> = keyspace.fields().filter_map(number).collect();
+        databases.sort_unstable_by(|left, right| right.cmp(left));
+        Ok(Self { client, databases, cursor: b"0".to_vec(), begun: false })
+    }
+
+    /// The next keys, ours left out; a page may be empty. Each key that is there all the time is given at least once.
+    pub async fn next_page(&mut self) -> Result<Option<Page>> {
+        let Some(db) = self.databases.last().copied() else { return Ok(None) };
+        if !self.begun {
+            self.client.call(&[b"SELECT", db.to_string().as_bytes()]).await?;
+            self.begun = true;
+        }
+        let reply = self.client.call(&[b"SCAN", &self.cursor, b"COUNT", PAGE]).await?;
+        let mut page = Page { db, keys: Vec::new() };
+        if let BytesFrame::Array(parts) = &reply
+            && let [cursor, BytesFrame::Array(keys)] = parts.as_slice()
+        {
+            self.cursor = cursor.as_bytes().unwrap_or(b"0").to_vec();
+            let names = keys.iter().filter_map(|key| key.as_bytes());
+            page.keys = names.filter(|key| !key.starts_with(RESERVED_PREFIX.as_bytes())).map(<[u8]>::to_vec).collect();
+        }
+        if self.cursor == b"0" {
+            self.databases.pop();
+            self.begun = false;
+        }
+        Ok(Some(page))
+    }
+
+    /// The connection, with the database of the last page selected.
+    pub(crate) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+/// The keys of a target that an index does not have.
+#[derive(Debug)]
+pub struct Stale {
+    scan: Scan,
+    index: KeyIndex,
+    fingerprinter: Fingerprinter,
+}
+
+impl KeyIndex {
+    /// Everything on the target that was not added. Nothing else may write meanwhile.
+    pub async fn stale(mut self, endpoint: &Endpoint, fingerprinter: Fingerprinter) -> Result<Stale> {
+        self.settle();
+        Ok(Stale { scan: Scan::open(endpoint).await?, index: self, fingerprinter })
+    }
+}
+
+impl Stale {
+    /// The next stale keys; never an empty page.
+    pub async fn next_page(&mut self) -> Result<Option<Page>> {
+        while let Some(mut page) = self.scan.next_page().await? {
+            let (db, index, fingerprinter) = (page.db, &self.index, &self.fingerprinter);
+            page.keys.retain(|key| !index.contains(fingerprinter.of(db, key)));
+            if !page.keys.is_empty() {
+                return Ok(Some(page));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The transaction that deletes a page.
+pub fn delete_chunk(page: &Page, progress: Progress) -> Chunk {
+    let mut bytes = Vec::new();
+    let db = page.db.to_string();
+    let words: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(page.keys.iter().map(Vec::as_slice)).collect();
+    for command in [&[&b"SELECT"[..], db.as_bytes()][..], &words, &[b"SELECT", b"0"]] {
+        dts_common::redis::resp::command(&mut bytes, command);
+    }
+    let commit = Commit { position: None, holds_field_expiry: false, progress };
+    Chunk { bytes: bytes.into(), commands: 3, commit: Some(commit) }
+}

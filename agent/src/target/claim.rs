@@ -1,0 +1,113 @@
+//! Raising the fence: writes the record anew under our epoch, which breaks the transaction of whoever held it before, and
+//! reads what the target holds. Never the other order. Releasing: the same check, then our keys are gone.
+
+use std::time::Duration;
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::ids::{Epoch, ShardId};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connection;
+use super::reply::Reply;
+use super::writer::Writer;
+use super::{Checkpoint, Phase, reserved_key};
+use crate::endpoint::Endpoint;
+use crate::retry::{Retry, Trouble};
+
+/// Another writer can win the race for the record only so often before something is wrong.
+const RACES: u32 = 16;
+
+/// Claims the shard on the target; gives a writer, and the record that stood there.
+pub async fn claim(
+    endpoint: Endpoint,
+    shard: &ShardId,
+    epoch: Epoch,
+    retry_window: Duration,
+    trouble: Trouble,
+    cancel: CancellationToken,
+) -> Result<(Writer, Option<Checkpoint>)> {
+    let mut retry = Retry::new(retry_window, trouble, cancel);
+    let key = reserved_key(shard, "position");
+    loop {
+        match raise(&endpoint, &key, epoch).await {
+            Ok(raised) => {
+                retry.succeeded();
+                let writer = Writer::new(endpoint, key, raised.connection, raised.now, retry);
+                return Ok((writer, raised.before));
+            }
+            Err(error) => retry.wait(error).await?,
+        }
+    }
+}
+
+/// A connection whose record is ours.
+pub(super) struct Raised {
+    pub(super) connection: Connection,
+    pub(super) before: Option<Checkpoint>,
+    pub(super) now: Checkpoint,
+}
+
+pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Result<Raised> {
+    let mut connection = Connection::open(endpoint).await?;
+    for _ in 0..RACES {
+        let before = watched(&mut connection, key, epoch).await?;
+        let now = match &before {
+            Some(before) => Checkpoint { epoch, sequence: before.sequence + 1, ..before.clone() },
+            None => Checkpoint { epoch, sequence: 1, copy: 0, phase: Phase::Claimed },
+        };
+        connection.call(&[b"MULTI"]).await?;
+        connection.call(&[b"SET", key.as_bytes(), now.encode().as_bytes()]).await?;
+        if executed(&mut connection).await? {
+            return Ok(Raised { connection, before, now });
+        }
+    }
+    Err(Error::new(Code::Fenced, "another writer keeps changing the record on the target"))
+}
+
+/// Removes our keys; missing ones are gone already.
+pub async fn release(endpoint: &Endpoint, shard: &ShardId, epoch: Epoch) -> Result<()> {
+    let (position, scripts) = (reserved_key(shard, "position"), reserved_key(shard, "scripts"));
+    let mut connection = Connection::open(endpoint).await?;
+    for _ in 0..RACES {
+        watched(&mut connection, &position, epoch).await?;
+        connection.call(&[b"MULTI"]).await?;
+        connection.call(&[b"DEL", position.as_bytes(), scripts.as_bytes()]).await?;
+        if executed(&mut connection).await? {
+            return Ok(());
+        }
+    }
+    Err(Error::new(Code::Fenced, "another writer keeps changing the record on the target"))
+}
+
+/// Watches the record, then reads it; refuses if somebody with a higher epoch wrote it.
+async fn watched(connection: &mut Connection, key: &str, epoch: Epoch) -> Result<Option<Checkpoint>> {
+    connection.call(&[b"WATCH", key.as_bytes()]).await?;
+    let record = match connection.call(&[b"GET", key.as_bytes()]).await? {
+        Reply::Bulk(Some(text)) => Some(Checkpoint::decode(&text)?),
+        _ => None,
+    };
+    match record {
+        Some(record) if record.epoch > epoch => Err(fenced(&record, epoch)),
+        record => Ok(record),
+    }
+}
+
+pub(super) fn fenced(record: &Checkpoint, epoch: Epoch) -> Error {
+    Error::new(Code::Fenced, format!("the target was claimed under epoch {}, ours is {epoch}", record.epoch))
+}
+
+/// False if the watched record was changed.
+async fn executed(connection: &mut Connection) -> Result<bool> {
+    match connection.call(&[b"EXEC"]).await? {
+        Reply::Array(None) | Reply::Bulk(None) => Ok(false),
+        Reply::Array(Some(elements)) => {
+            for _ in 0..elements {
+                if let Some(error) = connection.element().await? {
+                    return Err(connection.refused(&error));
+                }
+            }
+            Ok(true)
+        }
+        _ => Err(Error::new(Code::TargetLost, "the target answers EXEC with something else")),
+    }
+}

@@ -1,0 +1,138 @@
+//! A connection to the target that sends and reads at the same time, so that neither side's buffers can fill for good.
+
+use bytes::{Buf as _, BytesMut};
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::resp;
+use secrecy::ExposeSecret as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use super::reply::{self, Reply};
+use crate::client::{REPLY_TIMEOUT, dial};
+use crate::endpoint::{Endpoint, Side};
+
+const WRITE: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    read: Replies,
+    write: OwnedWriteHalf,
+}
+
+#[derive(Debug)]
+struct Replies {
+    half: OwnedReadHalf,
+    buffer: BytesMut,
+    name: String,
+}
+
+impl Connection {
+    /// Connects and logs in; nothing is sent behind an AUTH before its answer.
+    pub(super) async fn open(endpoint: &Endpoint) -> Result<Self> {
+        let (read, write) = dial(endpoint, Side::Target).await?.into_split();
+        let read = Replies { half: read, buffer: BytesMut::new(), name: endpoint.to_string() };
+        let mut connection = Self { read, write };
+        if let Some(password) = &endpoint.password {
+            let password = password.expose_secret().as_bytes();
+            match &endpoint.username {
+                Some(user) => connection.call(&[b"AUTH", user.as_bytes(), password]).await?,
+                None => connection.call(&[b"AUTH", password]).await?,
+            };
+        }
+        Ok(connection)
+    }
+
+    /// One command, its reply; an error reply is an error.
+    pub(super) async fn call(&mut self, command: &[&[u8]]) -> Result<Reply> {
+        let mut bytes = Vec::new();
+        resp::command(&mut bytes, command);
+        self.send(&bytes).await?;
+        match self.read.next().await? {
+            Reply::Error(text) => Err(self.refused(&text)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Sends `bytes` while reading `replies` replies, each handed to `each`.
+    pub(super) async fn exchange(&mut self, bytes: &[u8], replies: u64, each: impl FnMut(u64, Reply)) -> Result<()> {
+        let Self { read, write } = self;
+        let name = read.name.clone();
+        let sending = send(write, &name, bytes);
+        let (sent, got) = {
+            let reading = read.take(replies, each);
+            tokio::pin!(sending);
+            tokio::pin!(reading);
+            tokio::join!(sending, reading)
+        };
+        sent.and(got)
+    }
+
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        send(&mut self.write, &self.read.name, bytes).await
+    }
+
+    /// The next reply; the elements of an array follow as replies of their own.
+    pub(super) async fn reply(&mut self) -> Result<Reply> {
+        self.read.next().await
+    }
+
+    /// The error that a reply to EXEC's element is, if it is one; its elements are passed over.
+    pub(super) async fn element(&mut self) -> Result<Option<String>> {
+        let mut left = 1usize;
+        let mut error = None;
+        while left > 0 {
+            left -= 1;
+            match self.read.next().await? {
+                Reply::Error(text) => error = error.or(Some(text)),
+                Reply::Array(Some(elements)) => left = left.saturating_add(elements),
+                _ => {}
+            }
+        }
+        Ok(error)
+    }
+
+    pub(super) fn refused(&self, reply: &str) -> Error {
+        Error::new(Side::Target.refusal(reply), format!("{}: {reply}", self.read.name))
+    }
+}
+
+async fn send(write: &mut OwnedWriteHalf, name: &str, bytes: &[u8]) -> Result<()> {
+    for piece in bytes.chunks(WRITE) {
+        match timeout(REPLY_TIMEOUT, write.write_all(piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(lost(name, &error.to_string())),
+            Err(_) => return Err(lost(name, "it takes no bytes")),
+        }
+    }
+    Ok(())
+}
+
+impl Replies {
+    async fn next(&mut self) -> Result<Reply> {
+        loop {
+            let parsed = reply::parse(&self.buffer).map_err(|error| lost(&self.name, &error.to_string()))?;
+            if let Some((reply, length)) = parsed {
+                self.buffer.advance(length);
+                return Ok(reply);
+            }
+            match timeout(REPLY_TIMEOUT, self.half.read_buf(&mut self.buffer)).await {
+                Ok(Ok(0)) => return Err(lost(&self.name, "it closed the connection")),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(lost(&self.name, &error.to_string())),
+                Err(_) => return Err(lost(&self.name, &format!("no reply within {} s", REPLY_TIMEOUT.as_secs()))),
+            }
+        }
+    }
+
+    async fn take(&mut self, replies: u64, mut each: impl FnMut(u64, Reply)) -> Result<()> {
+        for index in 0..replies {
+            each(index, self.next().await?);
+        }
+        Ok(())
+    }
+}
+
+fn lost(name: &str, why: &str) -> Error {
+    Error::new(Code::TargetLost, format!("lost {name}: {why}"))
+}

@@ -1,0 +1,309 @@
+//! One transaction after the other, each with the position inside.
+//!
+//! `WATCH p`, `GET p`, `MULTI`, commands, `SET p` are sent at once; EXEC only when the answer to GET was read and is, byte
+//! for byte, the record that we wrote before, and every command was queued. So a second writer, a repeated batch and a
+//! process that was frozen are refused by the target. Every element of the answer to EXEC is read.
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::resp;
+use tokio::sync::{mpsc, watch};
+
+use super::claim::{Raised, fenced, raise};
+use super::connection::Connection;
+use super::reply::Reply;
+use super::{Applied, Checkpoint, Instruction, Phase};
+use crate::endpoint::Endpoint;
+use crate::retry::Retry;
+use crate::route::{Chunk, Commit};
+
+/// Writes what it is told, and confirms.
+#[derive(Debug)]
+pub struct Writer {
+    endpoint: Endpoint,
+    key: String,
+    connection: Connection,
+    /// What stands on the target.
+    record: Checkpoint,
+    retry: Retry,
+    copy: u64,
+    /// Chunks of the open transaction that are sent, if it has more than one.
+    open: Option<Open>,
+    applied: Applied,
+}
+
+/// Chunks of one transaction that were sent.
+#[derive(Debug, Default)]
+struct Open {
+    commands: u64,
+}
+
+/// How an attempt at a transaction failed.
+enum Failure {
+    /// The connection is gone: nobody knows whether EXEC happened.
+    Lost(Error),
+    /// Final.
+    Final(Error),
+}
+
+impl Writer {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        key: String,
+        connection: Connection,
+        record: Checkpoint,
+        retry: Retry,
+    ) -> Self {
+        let applied = Applied { checkpoint: Some(record.clone()), ..Applied::default() };
+        let copy = record.copy;
+        Self { endpoint, key, connection, record, retry, copy, open: None, applied }
+    }
+
+    /// Until the sender is gone and everything whole is written.
+    pub async fn run(
+        mut self,
+        mut instructions: mpsc::Receiver<Instruction>,
+        confirm: watch::Sender<Applied>,
+    ) -> Result<()> {
+        confirm.send_replace(self.applied.clone());
+        while let Some(instruction) = instructions.recv().await {
+            match instruction {
+                Instruction::BeginCopy { copy } => {
+                    self.copy = copy;
+                    let chunk = Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: None };
+                    self.write(&chunk, None).await?;
+                }
+                Instruction::Chunk(chunk) => match &chunk.commit {
+                    None => self.send_part(&chunk).await?,
+                    Some(commit) => {
+                        self.write(&chunk, Some(commit)).await?;
+                        self.applied.commits += 1;
+                        self.applied.last = Some(commit.clone());
+                    }
+                },
+            }
+            self.applied.checkpoint = Some(self.record.clone());
+            confirm.send_replace(self.applied.clone());
+        }
+        Ok(())
+    }
+
+    /// The record that a commit leaves.
+    fn next_record(&self, commit: Option<&Commit>) -> Checkpoint {
+        let previous_offset = match &self.record.phase {
+            Phase::Streaming { position, .. } => position.offset,
+            _ => 0,
+        };
+        let phase = match commit.and_then(|commit| Some((commit, commit.position?))) {
+            None => Phase::Copying,
+            Some((commit, position)) => {
+                Phase::Streaming { position, previous_offset, holds_field_expiry: commit.holds_field_expiry }
+            }
+        };
+        Checkpoint { epoch: self.record.epoch, sequence: self.record.sequence + 1, copy: self.copy, phase }
+    }
+
+    /// Ends a transaction with this chunk; repeated on a new connection if, and only if, the target does not have it.
+    async fn write(&mut self, chunk: &Chunk, commit: Option<&Commit>) -> Result<()> {
+        loop {
+            let next = self.next_record(commit);
+            let in_parts = self.open.is_some();
+            match self.transact(chunk, &next).await {
+                Ok(()) => {
+                    self.record = next;
+                    self.open = None;
+                    self.retry.succeeded();
+                    return Ok(());
+                }
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Lost(error)) => {
+                    let happened = self.reclaim(error, &next).await?;
+                    if happened {
+                        self.open = None;
+                        return Ok(());
+                    }
+                    if in_parts {
+                        return Err(rewound("a transaction in parts was cut off"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new connection; true if the record says that the lost transaction had happened.
+    async fn reclaim(&mut self, error: Error, next: &Checkpoint) -> Result<bool> {
+        let mut error = error;
+        loop {
+            self.retry.wait(error).await?;
+            match raise(&self.endpoint, &self.key, self.record.epoch).await {
+                Err(again) => error = again,
+                Ok(Raised { connection, before, now }) => {
+                    let known = before.as_ref();
+                    let happened = known == Some(next);
+                    // Our own earlier attempt may have raised the fence and lost the answer.
+                    let same =
+                        known.is_some_and(|found| found.phase == self.record.phase && found.copy == self.record.copy);
+                    if !happened && !same {
+                        return Err(rewound("the target does not hold what it confirmed"));
+                    }
+                    self.connection = connection;
+                    self.record = now;
+                    return Ok(happened);
+                }
+            }
+        }
+    }
+
+    /// Sends a chunk after which the transaction goes on.
+    async fn send_part(&mut self, chunk: &Chunk) -> Result<()> {
+        let sent = match self.open {
+            Some(_) => self.queue(&chunk.bytes, u64::from(chunk.commands)).await,
+            None => {
+                let begun = self.begin(&chunk.bytes, u64::from(chunk.commands)).await;
+                self.open = Some(Open::default());
+                begun
+            }
+        };
+        if let Some(open) = &mut self.open {
+            open.commands += u64::from(chunk.commands);
+        }
+        sent.map_err(|failure| match failure {
+            Failure::Final(error) => error,
+            Failure::Lost(error) => rewound(&format!("a transaction in parts was cut off: {}", error.message)),
+        })
+    }
+
+    async fn transact(&mut self, chunk: &Chunk, next: &Checkpoint) -> std::result::Result<(), Failure> {
+        let mut bytes = Vec::with_capacity(chunk.bytes.len() + 256);
+        bytes.extend_from_slice(&chunk.bytes);
+        resp::command(&mut bytes, &[b"SET", self.key.as_bytes(), next.encode().as_bytes()]);
+        let commands = u64::from(chunk.commands) + 1;
+        let before = match &self.open {
+            Some(open) => {
+                let before = open.commands;
+                self.queue(&bytes, commands).await?;
+                before
+            }
+            None => {
+                self.begin(&bytes, commands).await?;
+                0
+            }
+        };
+        self.execute(before + commands, &chunk.bytes, before).await
+    }
+
+    /// Begins a transaction: `GET` has to answer with our record.
+    async fn begin(&mut self, commands: &[u8], count: u64) -> std::result::Result<(), Failure> {
+        let mut bytes = Vec::with_capacity(commands.len() + 256);
+        resp::command(&mut bytes, &[b"WATCH", self.key.as_bytes()]);
+        resp::command(&mut bytes, &[b"GET", self.key.as_bytes()]);
+        resp::command(&mut bytes, &[b"MULTI"]);
+        bytes.extend_from_slice(commands);
+        let (mut found, mut refused) = (None, None);
+        self.connection
+            .exchange(&bytes, count + 3, |index, reply| match (index, reply) {
+                (1, Reply::Bulk(record)) => found = record,
+                (_, Reply::Error(text)) if refused.is_none() => refused = Some((index, text)),
+                _ => {}
+            })
+            .await
+            .map_err(Failure::Lost)?;
+        if let Some((index, text)) = refused {
+            return Err(Failure::Final(self.not_queued(&text, commands, index.checked_sub(3))));
+        }
+        if found.as_deref() == Some(self.record.encode().as_bytes()) {
+            return Ok(());
+        }
+        Err(match found.as_deref().map(Checkpoint::decode) {
+            Some(Ok(record)) if record.epoch > self.record.epoch => Failure::Final(fenced(&record, self.record.epoch)),
+            // The target lost its last second, or all: what it holds is for the record to say.
+            Some(Ok(record)) if record.epoch == self.record.epoch && record.sequence < self.record.sequence => {
+                Failure::Final(rewound("the target does not hold what it confirmed"))
+            }
+            None => Failure::Final(rewound("the record on the target is gone")),
+            Some(_) => Failure::Final(Error::new(Code::Fenced, "somebody else changed the record on the target")),
+        })
+    }
+
+    async fn queue(&mut self, commands: &[u8], count: u64) -> std::result::Result<(), Failure> {
+        let mut refused = None;
+        self.connection
+            .exchange(commands, count, |index, reply| match reply {
+                Reply::Error(text) if refused.is_none() => refused = Some((index, text)),
+                _ => {}
+            })
+            .await
+            .map_err(Failure::Lost)?;
+        match refused {
+            Some((index, text)) => Err(Failure::Final(self.not_queued(&text, commands, Some(index)))),
+            None => Ok(()),
+        }
+    }
+
+    /// EXEC, and every element of its answer.
+    async fn execute(&mut self, expected: u64, last_chunk: &[u8], before: u64) -> std::result::Result<(), Failure> {
+        let mut exec = Vec::new();
+        resp::command(&mut exec, &[b"EXEC"]);
+        self.connection.send(&exec).await.map_err(Failure::Lost)?;
+        let elements = match self.connection.reply().await.map_err(Failure::Lost)? {
+            Reply::Array(Some(elements)) if elements as u64 == expected => expected,
+            Reply::Array(None) | Reply::Bulk(None) => {
+                return Err(Failure::Final(Error::new(Code::Fenced, "somebody else changed the record on the target")));
+            }
+            Reply::Error(text) => return Err(Failure::Final(self.connection.refused(&text))),
+            _ => {
+                return Err(Failure::Lost(Error::new(Code::TargetLost, "the target answers EXEC with something else")));
+            }
+        };
+        let mut failed = None;
+        for index in 0..elements {
+            if let Some(text) = self.connection.element().await.map_err(Failure::Lost)? {
+                failed = failed.or(Some((index, text)));
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some((index, text)) => {
+                let (name, key) = named(last_chunk, index.checked_sub(before));
+                let message = format!("the target refused {name}, which succeeded on the source: {text}");
+                Err(Failure::Final(Error::new(Code::Diverged, message).about_key(&key)))
+            }
+        }
+    }
+
+    fn not_queued(&self, text: &str, commands: &[u8], index: Option<u64>) -> Error {
+        let (name, _) = named(commands, index);
+        let error = self.connection.refused(text);
+        Error { message: format!("{} (for {name}; nothing of its transaction was applied)", error.message), ..error }
+    }
+}
+
+fn rewound(why: &str) -> Error {
+    Error::new(Code::TargetRewound, why)
+}
+
+/// Name and first argument of the n-th command that begins in these bytes.
+fn named(bytes: &[u8], index: Option<u64>) -> (String, Vec<u8>) {
+    let unknown = || ("a command".to_owned(), Vec::new());
+    let Some(index) = index else { return unknown() };
+    let mut parser = resp::CommandParser::default();
+    let mut at = 0;
+    for _ in 0..index {
+        match parser.parse(&bytes[at..]) {
+            Ok(Some(length)) => at += length,
+            _ => return unknown(),
+        }
+    }
+    match parser.parse(&bytes[at..]) {
+        Ok(Some(_)) => {
+            let argument = |index: usize| {
+                parser
+                    .arguments()
+                    .get(index)
+                    .map(|(start, end)| bytes[at + start..at + end].to_vec())
+                    .unwrap_or_default()
+            };
+            (String::from_utf8_lossy(&argument(0)).to_uppercase(), argument(1))
+        }
+        _ => unknown(),
+    }
+}

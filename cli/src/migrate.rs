@@ -1,0 +1,372 @@
+//! `dts migrate`: coordinator, agent and store in this process, talking as they would in a fleet.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use dts_proto::v1::credential::Secret;
+use dts_proto::v1::task_service_client::TaskServiceClient;
+use dts_proto::v1::{
+    CreateTaskRequest, Credential, Endpoint, Limits, ListTasksRequest, ResumeTaskRequest, StartTaskRequest, Task,
+    TaskSpec, TaskState, WatchTaskRequest,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::address::Address;
+use crate::argv;
+use crate::event;
+use crate::serve::{read_file, until_signal};
+use crate::show::{bytes, parse_bytes};
+use crate::task::{Mode, explain};
+use crate::{COMPLETED, FAILED, STOPPED, USAGE};
+
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// redis://[user:password@]host:port
+    #[arg(long)]
+    source: String,
+    /// redis://[user:password@]host:port
+    #[arg(long)]
+    target: String,
+    #[arg(long, value_enum, default_value_t = Mode::Sync)]
+    mode: Mode,
+    /// End a synchronisation without being asked.
+    #[arg(long, value_enum)]
+    complete_when: Option<CompleteWhen>,
+    /// What is needed to go on after a stop of any kind.
+    #[arg(long, default_value = "dts-migrate")]
+    state_dir: PathBuf,
+    /// Where the API listens; whoever reaches it can command.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// One JSON object a line on stdout.
+    #[arg(long)]
+    json: bool,
+    /// Take the source's password from a file; DTS_SOURCE_PASSWORD works too.
+    #[arg(long)]
+    source_password_file: Option<String>,
+    /// Take the target's password from a file; DTS_TARGET_PASSWORD works too.
+    #[arg(long)]
+    target_password_file: Option<String>,
+    /// Memory of the spool.
+    #[arg(long, default_value = "64MiB", value_parser = parse_bytes)]
+    spool_memory: u64,
+    /// Disk of the spool.
+    #[arg(long, default_value = "16GiB", value_parser = parse_bytes)]
+    spool_disk: u64,
+    /// How long a broken connection is retried.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    retry_window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CompleteWhen {
+    CaughtUp,
+}
+
+impl Arguments {
+    pub(crate) fn shows_progress(&self) -> bool {
+        !self.json && std::io::stderr().is_terminal()
+    }
+}
+
+pub(crate) async fn run(arguments: Arguments, secrets: argv::Secrets) -> u8 {
+    let plan = match Plan::new(&arguments, secrets) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("dts: {error:#}");
+            return USAGE;
+        }
+    };
+    match migrate(&arguments, plan).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("dts: {error:#}");
+            FAILED
+        }
+    }
+}
+
+/// What the arguments mean.
+struct Plan {
+    spec: TaskSpec,
+    secrets: dts_agent::secret::Secrets,
+}
+
+impl Plan {
+    fn new(arguments: &Arguments, given: argv::Secrets) -> Result<Self> {
+        let mut secrets = dts_agent::secret::Secrets::default();
+        let mut endpoint = |side: &str, url: &str, file: &Option<String>| -> Result<Endpoint> {
+            let Address { host, port, username, password } =
+                Address::parse(url).with_context(|| format!("--{side}"))?;
+            let variable = format!("DTS_{}_PASSWORD", side.to_uppercase());
+            let password = match file {
+                Some(path) => Some(read_file(path)?),
+                None => given.passwords.get(side).cloned().or(password).or_else(|| std::env::var(variable).ok()),
+            };
+            let secret = password.map(|password| {
+                secrets.insert(side, password.into());
+                Secret::AgentSecret(side.to_owned())
+            });
+            let credential = (secret.is_some() || !username.is_empty()).then_some(Credential {
+                username,
+                secret,
+                password_set: false,
+            });
+            Ok(Endpoint { host, port, credential })
+        };
+        let source = endpoint("source", &arguments.source, &arguments.source_password_file)?;
+        let target = endpoint("target", &arguments.target, &arguments.target_password_file)?;
+        let seconds = arguments.retry_window.as_secs().max(1);
+        let spec = TaskSpec {
+            name: format!("{}:{} to {}:{}", source.host, source.port, target.host, target.port),
+            sources: vec![source],
+            target: Some(target),
+            mode: dts_proto::v1::Mode::from(arguments.mode).into(),
+            complete_when_caught_up: arguments.complete_when.is_some(),
+            limits: Some(Limits {
+                spool_memory_bytes: arguments.spool_memory,
+                spool_disk_bytes: arguments.spool_disk,
+                retry_window_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+            }),
+        };
+        Ok(Self { spec, secrets })
+    }
+}
+
+async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
+    let stop = until_signal()?;
+    let config = dts_coordinator::app::Config::new(arguments.listen, arguments.state_dir.clone());
+    let coordinator = dts_coordinator::app::bind(config).await?;
+    let address = coordinator.local_addr();
+    std::fs::write(arguments.state_dir.join("endpoint"), format!("{address}\n")).context("writing the endpoint")?;
+    let teller = Teller::new(arguments);
+    teller.tell(&json!({"event": "listening", "address": address.to_string()}), || format!("API on {address}"));
+
+    let ends = CancellationToken::new();
+    let server = tokio::spawn(coordinator.run(ends.child_token()));
+    let agent = dts_agent::app::Config {
+        id: "local".into(),
+        coordinator: format!("http://{address}"),
+        state_dir: arguments.state_dir.join("agent"),
+        secrets: plan.secrets,
+    };
+    let agent_ends = ends.child_token();
+    let agent = tokio::spawn(dts_agent::app::run(agent, agent_ends.clone()));
+
+    let code = tokio::select! {
+        code = follow(arguments, &plan.spec, address, teller) => code,
+        () = stop.cancelled() => Ok(STOPPED),
+    };
+    agent_ends.cancel();
+    let _stopped_or_late = tokio::time::timeout(STOP_WITHIN, agent).await;
+    ends.cancel();
+    let _stopped_or_late = tokio::time::timeout(STOP_WITHIN, server).await;
+    if matches!(code, Ok(STOPPED)) {
+        let again = format!(
+            "dts migrate --source {} --target {} --state-dir {}",
+            arguments.source,
+            arguments.target,
+            arguments.state_dir.display()
+        );
+        if arguments.json {
+            println!("{}", json!({"event": "stopped", "resume": again}));
+        }
+        eprintln!("dts: stopped; go on with: {again}");
+    }
+    code
+}
+
+/// Creates or finds the task, starts it, and tells what becomes of it.
+async fn follow(arguments: &Arguments, spec: &TaskSpec, address: SocketAddr, mut teller: Teller) -> Result<u8> {
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    let mut client = TaskServiceClient::new(channel);
+    let task = task(&mut client, spec).await;
+    let task = match task {
+        Ok(task) => task,
+        Err(error) => {
+            eprintln!("dts: {}: {error:#}", arguments.state_dir.display());
+            return Ok(USAGE);
+        }
+    };
+    let begun = Instant::now();
+    let (id, revision) = (task.id.clone(), 0);
+    let asked = match task.state() {
+        TaskState::Created | TaskState::Failed => client.start_task(StartTaskRequest { id, revision }).await.map(drop),
+        TaskState::Paused => client.resume_task(ResumeTaskRequest { id, revision }).await.map(drop),
+        _ => Ok(()),
+    };
+    asked.map_err(|status| explain(&status))?;
+    let watched = client.watch_task(WatchTaskRequest { id: task.id.clone() }).await;
+    let mut changes = watched.map_err(|status| explain(&status))?.into_inner();
+    while let Some(task) = changes.message().await.map_err(|status| explain(&status))? {
+        match task.state() {
+            TaskState::Completed => return Ok(teller.completed(&task, begun.elapsed())),
+            TaskState::Failed | TaskState::Cancelled => return Ok(teller.failed(&task)),
+            _ => teller.progress(&task),
+        }
+    }
+    bail!("the coordinator ended")
+}
+
+/// The task of this state directory; another one than was asked for is an error.
+async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Result<Task> {
+    let listed = client.list_tasks(ListTasksRequest { page_size: 2, page_token: String::new() }).await;
+    let tasks = listed.map_err(|status| explain(&status))?.into_inner().tasks;
+    let Some(found) = tasks.into_iter().next() else {
+        let request = CreateTaskRequest { spec: Some(spec.clone()), request_id: "migrate".into() };
+        return Ok(client.create_task(request).await.map_err(|status| explain(&status))?.into_inner());
+    };
+    let held = found.spec.clone().unwrap_or_default();
+    let place = |endpoint: Option<&Endpoint>| {
+        endpoint.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)).unwrap_or_default()
+    };
+    let mode = |spec: &TaskSpec| format!("{:?}", spec.mode());
+    for (what, held, asked) in [
+        ("source", place(held.sources.first()), place(spec.sources.first())),
+        ("target", place(held.target.as_ref()), place(spec.target.as_ref())),
+        ("mode", mode(&held), mode(spec)),
+    ] {
+        if held != asked {
+            bail!(
+                "this state directory belongs to a migration with {what} {held}, not {asked}; use another --state-dir"
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// Tells in the way that was asked for.
+struct Teller {
+    json: bool,
+    bar: Option<ProgressBar>,
+    phase: String,
+    reason: String,
+    told: Instant,
+    applied: u64,
+    rate: u64,
+    measured: Instant,
+}
+
+impl Teller {
+    fn new(arguments: &Arguments) -> Self {
+        let bar = arguments.shows_progress().then(|| {
+            let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(250));
+            style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
+        });
+        let now = Instant::now();
+        Self {
+            json: arguments.json,
+            bar,
+            phase: String::new(),
+            reason: String::new(),
+            told: now,
+            applied: 0,
+            rate: 0,
+            measured: now,
+        }
+    }
+
+    fn tell(&self, event: &Value, line: impl FnOnce() -> String) {
+        if self.json {
+            println!("{event}");
+        } else if let Some(bar) = &self.bar {
+            bar.println(line());
+        } else {
+            eprintln!("{}", line());
+        }
+    }
+
+    fn progress(&mut self, task: &Task) {
+        self.measure(task);
+        let phase = event::phase(task);
+        if phase != self.phase {
+            let before = std::mem::replace(&mut self.phase, phase.clone());
+            let event = json!({"event": "phase", "phase": phase, "before": before, "task": task.id});
+            self.tell(&event, || event::line(task, self.rate));
+        }
+        let reason = event::status(task).reason.or(task.reason.clone());
+        let said = reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default();
+        if said != self.reason {
+            if let Some(reason) = &reason {
+                self.tell(&event::reason("retrying", reason), || {
+                    format!("retrying: {}: {}", reason.code, reason.message)
+                });
+            }
+            self.reason = said;
+        }
+        if self.json {
+            println!("{}", event::progress(task));
+        } else if let Some(bar) = &self.bar {
+            bar.set_message(event::line(task, self.rate));
+        } else if self.told.elapsed() >= PLAIN_EVERY {
+            self.told = Instant::now();
+            eprintln!("{}", event::line(task, self.rate));
+        }
+    }
+
+    fn measure(&mut self, task: &Task) {
+        let elapsed = self.measured.elapsed();
+        if elapsed < Duration::from_secs(1) {
+            return;
+        }
+        let applied = event::status(task).snapshot.unwrap_or_default().applied_bytes;
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.rate = applied.saturating_sub(self.applied).saturating_mul(1000) / millis;
+        (self.applied, self.measured) = (applied, Instant::now());
+    }
+
+    fn completed(&self, task: &Task, elapsed: Duration) -> u8 {
+        let status = event::status(task);
+        let (snapshot, stream) = (status.snapshot.unwrap_or_default(), status.stream.clone().unwrap_or_default());
+        let event = json!({
+            "event": "completed", "task": task.id, "seconds": elapsed.as_secs_f64(),
+            "snapshot_keys": snapshot.applied_keys, "snapshot_bytes": snapshot.applied_bytes,
+            "applied_commands": stream.applied_commands, "completion_offset": stream.completion_offset,
+        });
+        self.tell(&event, || {
+            format!(
+                "completed in {:.1} s: {} keys ({}), then {} commands, up to offset {}",
+                elapsed.as_secs_f64(),
+                snapshot.applied_keys,
+                bytes(snapshot.applied_bytes),
+                stream.applied_commands,
+                stream.completion_offset
+            )
+        });
+        COMPLETED
+    }
+
+    fn failed(&self, task: &Task) -> u8 {
+        let reason = task.reason.clone().unwrap_or_default();
+        let cancelled = task.state() == TaskState::Cancelled;
+        if self.json {
+            let event = if cancelled {
+                json!({"event": "cancelled", "task": task.id})
+            } else {
+                event::reason("failed", &reason)
+            };
+            println!("{event}");
+        }
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if cancelled {
+            eprintln!("dts: the task was cancelled");
+        } else {
+            eprintln!("dts: {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
+        }
+        FAILED
+    }
+}

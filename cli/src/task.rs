@@ -1,0 +1,296 @@
+//! `dts task …`, `dts agents`: a client of the coordinator's API.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::Table;
+use dts_proto::v1::credential::Secret;
+use dts_proto::v1::fleet_service_client::FleetServiceClient;
+use dts_proto::v1::task_service_client::TaskServiceClient;
+use dts_proto::v1::{
+    CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, DeleteTaskRequest, Endpoint, GetTaskRequest,
+    ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest, Task, TaskSpec,
+    WatchTaskRequest,
+};
+use serde_json::json;
+use tonic::Status;
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
+
+use crate::address::Address;
+use crate::event;
+use crate::show::short;
+
+#[derive(Debug, Args)]
+pub(crate) struct Coordinator {
+    /// The coordinator's address.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:7711")]
+    coordinator: String,
+    /// Take the address from the state directory of a running `dts migrate`.
+    #[arg(long, global = true)]
+    state_dir: Option<PathBuf>,
+    /// JSON instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    coordinator: Coordinator,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Store a task.
+    Create(Create),
+    /// Show a task.
+    Get { id: Option<String> },
+    /// List the tasks.
+    List,
+    /// Show a task at every change.
+    Watch { id: Option<String> },
+    /// Begin.
+    Start { id: Option<String> },
+    /// Stop, keeping the position.
+    Pause { id: Option<String> },
+    /// Go on.
+    Resume { id: Option<String> },
+    /// End the synchronisation at the source's offset of now.
+    Complete { id: Option<String> },
+    /// Give up; what was copied stays.
+    Cancel { id: Option<String> },
+    /// Forget a settled task.
+    Delete { id: Option<String> },
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// A name for people.
+    #[arg(long)]
+    name: String,
+    /// redis://[user@]host:port
+    #[arg(long)]
+    source: String,
+    /// redis://[user@]host:port
+    #[arg(long)]
+    target: String,
+    #[arg(long, value_enum, default_value_t = Mode::Sync)]
+    mode: Mode,
+    /// Name of an environment variable of the agent.
+    #[arg(long)]
+    source_password_env: Option<String>,
+    /// Name of an environment variable of the agent.
+    #[arg(long)]
+    target_password_env: Option<String>,
+    /// Begin at once.
+    #[arg(long)]
+    start: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Everything, then every change until completed.
+    Sync,
+    /// Everything once.
+    Migrate,
+}
+
+impl From<Mode> for dts_proto::v1::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Sync => Self::Sync,
+            Mode::Migrate => Self::Migrate,
+        }
+    }
+}
+
+/// A status with its code and the way out.
+pub(crate) fn explain(status: &Status) -> anyhow::Error {
+    match status.get_details_error_info() {
+        Some(info) => {
+            let fix = info.metadata.get("fix").cloned().unwrap_or_default();
+            anyhow!("{}: {} \u{2014} {fix}", info.reason, status.message())
+        }
+        None => anyhow!("{}: {}", status.code(), status.message()),
+    }
+}
+
+impl Coordinator {
+    async fn channel(&self) -> Result<Channel> {
+        let address = match &self.state_dir {
+            Some(dir) => format!("http://{}", endpoint_of(dir)?),
+            None => self.coordinator.clone(),
+        };
+        let endpoint = tonic::transport::Endpoint::from_shared(address.clone()).context("--coordinator")?;
+        endpoint.connect().await.with_context(|| format!("no coordinator answers at {address}"))
+    }
+}
+
+fn endpoint_of(dir: &Path) -> Result<String> {
+    let path = dir.join("endpoint");
+    Ok(std::fs::read_to_string(&path)
+        .with_context(|| format!("{}: is a migration running there?", path.display()))?
+        .trim()
+        .to_owned())
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { coordinator, verb } = arguments;
+    let mut client = TaskServiceClient::new(coordinator.channel().await?);
+    let json = coordinator.json;
+    let wrong = |status: Status| explain(&status);
+    let revision = 0;
+    let task = match verb {
+        Verb::Create(create) => {
+            let start = create.start;
+            let request = CreateTaskRequest { spec: Some(spec(create)?), request_id: String::new() };
+            let task = client.create_task(request).await.map_err(wrong)?.into_inner();
+            if start {
+                client.start_task(StartTaskRequest { id: task.id, revision }).await.map_err(wrong)?.into_inner()
+            } else {
+                task
+            }
+        }
+        Verb::List => {
+            let tasks = all(&mut client).await?;
+            show_all(&tasks, json);
+            return Ok(());
+        }
+        Verb::Watch { id } => {
+            let id = only(&mut client, id).await?;
+            let mut changes = client.watch_task(WatchTaskRequest { id }).await.map_err(wrong)?.into_inner();
+            while let Some(task) = changes.message().await.map_err(wrong)? {
+                show(&task, json);
+            }
+            return Ok(());
+        }
+        Verb::Get { id } => {
+            let id = only(&mut client, id).await?;
+            client.get_task(GetTaskRequest { id }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Start { id } => {
+            let id = only(&mut client, id).await?;
+            client.start_task(StartTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Pause { id } => {
+            let id = only(&mut client, id).await?;
+            client.pause_task(PauseTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Resume { id } => {
+            let id = only(&mut client, id).await?;
+            client.resume_task(ResumeTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Complete { id } => {
+            let id = only(&mut client, id).await?;
+            client.complete_task(CompleteTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Cancel { id } => {
+            let id = only(&mut client, id).await?;
+            client.cancel_task(CancelTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Delete { id } => {
+            let id = only(&mut client, id).await?;
+            client.delete_task(DeleteTaskRequest { id, revision }).await.map_err(wrong)?;
+            return Ok(());
+        }
+    };
+    show(&task, json);
+    Ok(())
+}
+
+pub(crate) async fn agents(coordinator: Coordinator) -> Result<()> {
+    let mut client = FleetServiceClient::new(coordinator.channel().await?);
+    let listed = client.list_agents(ListAgentsRequest { page_size: 1000, page_token: String::new() }).await;
+    let mut table = Table::new();
+    table.set_header(["agent", "alive", "shards", "version"]);
+    for agent in listed.map_err(|status| explain(&status))?.into_inner().agents {
+        if coordinator.json {
+            println!(
+                "{}",
+                json!({"id": agent.id, "alive": agent.alive, "shards": agent.shards, "version": agent.version})
+            );
+        }
+        table.add_row([agent.id, agent.alive.to_string(), agent.shards.to_string(), agent.version]);
+    }
+    if !coordinator.json {
+        println!("{table}");
+    }
+    Ok(())
+}
+
+async fn all(client: &mut TaskServiceClient<Channel>) -> Result<Vec<Task>> {
+    let (mut tasks, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListTasksRequest { page_size: 1000, page_token };
+        let page = client.list_tasks(request).await.map_err(|status| explain(&status))?.into_inner();
+        tasks.extend(page.tasks);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(tasks);
+        }
+    }
+}
+
+/// The id that was given, or that of the only task.
+async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Result<String> {
+    if let Some(id) = id {
+        return Ok(id);
+    }
+    match all(client).await?.as_slice() {
+        [task] => Ok(task.id.clone()),
+        tasks => Err(anyhow!("there are {} tasks: name one by its id", tasks.len())),
+    }
+}
+
+fn spec(create: Create) -> Result<TaskSpec> {
+    let endpoint = |url: &str, variable: Option<String>| -> Result<Endpoint> {
+        let Address { host, port, username, .. } = Address::parse(url)?;
+        let secret = variable.map(Secret::PasswordEnv);
+        let credential =
+            (secret.is_some() || !username.is_empty()).then_some(Credential { username, secret, password_set: false });
+        Ok(Endpoint { host, port, credential })
+    };
+    Ok(TaskSpec {
+        name: create.name,
+        sources: vec![endpoint(&create.source, create.source_password_env).context("--source")?],
+        target: Some(endpoint(&create.target, create.target_password_env).context("--target")?),
+        mode: dts_proto::v1::Mode::from(create.mode).into(),
+        ..TaskSpec::default()
+    })
+}
+
+fn show(task: &Task, json: bool) {
+    if json {
+        let mut shown = event::progress(task);
+        shown["event"] = json!("task");
+        shown["id"] = json!(task.id);
+        shown["name"] = json!(task.spec.as_ref().map(|spec| spec.name.clone()));
+        shown["reason"] = task.reason.as_ref().map_or(json!(null), |reason| event::reason("reason", reason));
+        println!("{shown}");
+        return;
+    }
+    println!("{} {}", task.id, event::line(task, 0));
+    if let Some(reason) = &task.reason {
+        println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
+    }
+}
+
+fn show_all(tasks: &[Task], json: bool) {
+    if json {
+        tasks.iter().for_each(|task| show(task, json));
+        return;
+    }
+    let mut table = Table::new();
+    table.set_header(["id", "name", "state", "allowed"]);
+    for task in tasks {
+        let allowed: Vec<_> =
+            task.allowed_actions().map(|action| short(action.as_str_name(), "TASK_ACTION_")).collect();
+        let name = task.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+        table.add_row([task.id.clone(), name, event::phase(task), allowed.join(" ")]);
+    }
+    println!("{table}");
+}

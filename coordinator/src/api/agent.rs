@@ -1,0 +1,110 @@
+//! AgentService: one session an agent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dts_common::error::Code;
+use dts_proto::v1::agent_service_server::AgentService;
+use dts_proto::v1::{AgentMessage, CoordinatorMessage, Register, Welcome, agent_message::Message, coordinator_message};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::status;
+use crate::engine::Engine;
+use crate::store::Store;
+
+const PROTOCOL_VERSION: u32 = 1;
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Serves agents.
+pub struct Fleet<S> {
+    /// Does the work.
+    pub engine: Arc<Engine<S>>,
+    /// How often agents report.
+    pub report_interval: Duration,
+    /// How long a silence they may keep.
+    pub lease_ttl: Duration,
+    /// Ends open sessions.
+    pub cancel: CancellationToken,
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[tonic::async_trait]
+impl<S: Store> AgentService for Fleet<S> {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<CoordinatorMessage, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(FIRST_MESSAGE, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no register message"))??;
+        let Some(Message::Register(register)) = first.and_then(|message| message.message) else {
+            return Err(Status::invalid_argument("the first message has to be register"));
+        };
+        if register.protocol_version != PROTOCOL_VERSION {
+            let message = format!(
+                "protocol version {} is not {PROTOCOL_VERSION}: use an agent of this version",
+                register.protocol_version
+            );
+            return Err(Status::failed_precondition(message));
+        }
+        let desired = self.engine.register(&register).await.map_err(|error| match error.code {
+            Code::InvalidRequest => Status::already_exists(error.message),
+            _ => status(error),
+        })?;
+        let (sender, receiver) = mpsc::channel(4);
+        let welcome =
+            Welcome { report_interval_ms: millis(self.report_interval), lease_ttl_ms: millis(self.lease_ttl) };
+        let welcome = coordinator_message::Message::Welcome(welcome);
+        let _the_channel_is_new = sender.send(Ok(CoordinatorMessage { message: Some(welcome) })).await;
+        tokio::spawn(session(self.engine.clone(), register, incoming, desired, sender, self.cancel.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+type Outgoing = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+
+async fn session<S: Store>(
+    engine: Arc<Engine<S>>,
+    register: Register,
+    mut incoming: Streaming<AgentMessage>,
+    mut desired: tokio::sync::watch::Receiver<dts_proto::v1::DesiredState>,
+    outgoing: Outgoing,
+    cancel: CancellationToken,
+) {
+    desired.mark_changed();
+    loop {
+        tokio::select! {
+            message = incoming.message() => match message {
+                Ok(Some(AgentMessage { message: Some(Message::Report(report)) })) => {
+                    if let Err(error) = engine.report(&register.agent_id, report).await {
+                        tracing::error!(%error, "a report could not be taken");
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            },
+            changed = desired.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let state = desired.borrow_and_update().clone();
+                let message = CoordinatorMessage { message: Some(coordinator_message::Message::Desired(state)) };
+                if outgoing.send(Ok(message)).await.is_err() {
+                    break;
+                }
+            }
+            () = cancel.cancelled() => break,
+        }
+    }
+    engine.disconnect(&register.agent_id, &register.instance_id).await;
+}
