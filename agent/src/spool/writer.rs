@@ -32,8 +32,8 @@ impl Writer {
     }
 
     /// How long a push waits while the reader takes nothing before it gives [`Code::SpoolFull`]; 30 s if not told.
-    #[must_use]
-    pub fn with_room_timeout(mut self, room_timeout: Duration) -> Self {
+    #[cfg(test)]
+    pub(super) fn with_room_timeout(mut self, room_timeout: Duration) -> Self {
         self.room_timeout = room_timeout;
         self
     }
