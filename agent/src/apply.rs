@@ -212,7 +212,7 @@ impl Driver {
         self.copy += 1;
         self.outlet.begin_copy(self.copy).await?;
         let fingerprinter = self.dirty.then(Fingerprinter::new);
-        let encoder = SnapshotEncoder::new(self.context.dialect.clone(), fingerprinter.clone());
+        let encoder = SnapshotEncoder::new(self.context.dialect, fingerprinter.clone());
         let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(), fingerprinter));
         self.dirty = true;
         self.marker = None;
@@ -265,7 +265,7 @@ fn streaming(
     holds_field_expiry: bool,
 ) -> Mode {
     let reserved = ["position", "scripts"].map(|name| reserved_key(&context.shard, name).into_bytes());
-    let dialect = context.dialect.clone();
+    let dialect = context.dialect;
     Mode::Streaming(Box::new(StreamEncoder::new(
         dialect,
         position,

@@ -116,7 +116,7 @@ impl Driver {
     }
 
     async fn restore_expiries(&mut self) -> Result<()> {
-        let dialect = self.context.dialect.clone();
+        let dialect = self.context.dialect;
         let target = self.context.target.clone();
         let holds_field_expiry = self.streaming()?.holds_field_expiry();
         self.streaming()?.set_exact();

@@ -89,15 +89,10 @@ impl Link<'_> {
                     if heard.elapsed() > SILENCE {
                         return Err(wire.lost(&format!("silent for {} s", SILENCE.as_secs())));
                     }
-                    // A link without offsets has nothing to acknowledge; a newline keeps it alive.
+                    // A link without offsets has nothing to acknowledge, but a diskless source waits for an ACK.
+                    let held = if history.is_some() { *self.acknowledged.borrow() } else { 0 }.to_string();
                     let mut beat = Vec::new();
-                    match history {
-                        Some(_) => {
-                            let held = self.acknowledged.borrow().to_string();
-                            resp::command(&mut beat, &[b"REPLCONF", b"ACK", held.as_bytes()]);
-                        }
-                        None => beat.push(b'\n'),
-                    }
+                    resp::command(&mut beat, &[b"REPLCONF", b"ACK", held.as_bytes()]);
                     wire.write(&beat).await?;
                 }
             }

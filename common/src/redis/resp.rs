@@ -115,8 +115,8 @@ impl CommandParser {
             return if buffer.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed("a line does not end")) };
         };
         let mut start = 0;
-        for at in 0..=end {
-            if matches!(buffer[at], b' ' | b'\r' | b'\n') {
+        for (at, byte) in buffer.iter().enumerate().take(end + 1) {
+            if matches!(byte, b' ' | b'\r' | b'\n') {
                 if at > start {
                     self.arguments.push((start, at));
                 }

@@ -1,0 +1,94 @@
+//! The `dts` binary as a user runs it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+/// A running `dts migrate --json`.
+pub struct Dts {
+    child: Child,
+    events: Receiver<Value>,
+}
+
+/// Its binary, built beside the tests.
+pub fn binary() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let dir = here.ancestors().find(|dir| dir.join("dts").is_file()).context("dts is not built: run `make build`")?;
+    Ok(dir.join("dts"))
+}
+
+impl Dts {
+    /// Starts a migration.
+    pub fn migrate(source: &str, target: &str, state_dir: &Path, more: &[&str]) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(["migrate", "--json", "--source", source, "--target", target, "--state-dir"]).arg(state_dir);
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let (sender, events) = channel();
+        let stdout = BufReader::new(child.stdout.take().context("stdout")?);
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(serde_json::from_str(&line).unwrap_or(Value::String(line))).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut child_log = child.stderr.take().context("stderr")?;
+        std::thread::spawn(move || {
+            // Read so that the pipe never fills; shown when a test fails.
+            let mut text = String::new();
+            let _ = child_log.read_to_string(&mut text);
+            println!("{text}");
+        });
+        Ok(Self { child, events })
+    }
+
+    /// Waits for an event that fits.
+    pub fn wait_for(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) if fits(&event) => return Ok(event),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => bail!("no {what} within 90 s"),
+                Err(RecvTimeoutError::Disconnected) => bail!("dts ended before {what}"),
+            }
+        }
+    }
+
+    /// Waits for a phase.
+    pub fn wait_for_phase(&self, phase: &str) -> Result<Value> {
+        self.wait_for(phase, |event| event["phase"] == phase)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for its end; gives the exit code and the events that were not read.
+    pub fn end(mut self) -> Result<(Option<i32>, Vec<Value>)> {
+        let events = self.events.iter().collect();
+        Ok((self.child.wait()?.code(), events))
+    }
+}
+
+impl Drop for Dts {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

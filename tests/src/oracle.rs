@@ -1,0 +1,99 @@
+//! Says whether two servers hold the same, reading both by plain commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail, ensure};
+use redis::{Connection, Value};
+
+use crate::server::Server;
+
+const DATABASES: usize = 16;
+/// Two clocks are asked one after the other.
+const EXPIRY_TOLERANCE_MS: i64 = 2000;
+
+type Bytes = Vec<u8>;
+
+fn ask<T: redis::FromRedisValue>(connection: &mut Connection, words: &[&[u8]]) -> Result<T> {
+    let mut command = redis::Cmd::new();
+    for word in words {
+        command.arg(*word);
+    }
+    Ok(command.query(connection)?)
+}
+
+/// Fails with the first difference.
+pub fn assert_equal(source: &Server, target: &Server) -> Result<()> {
+    let (mut left, mut right) = (source.connect()?, target.connect()?);
+    for db in 0..DATABASES {
+        for connection in [&mut left, &mut right] {
+            ask::<()>(connection, &[b"SELECT", db.to_string().as_bytes()])?;
+        }
+        let (from, to) = (keys(&mut left)?, keys(&mut right)?);
+        if let Some(key) = from.symmetric_difference(&to).next() {
+            let side = if from.contains(key) { "missing on the target" } else { "only on the target" };
+            bail!("db {db}: key {:?} is {side} ({} and {} keys)", String::from_utf8_lossy(key), from.len(), to.len());
+        }
+        for key in &from {
+            let name = String::from_utf8_lossy(key);
+            let (here, there) = (value(&mut left, key)?, value(&mut right, key)?);
+            ensure!(here == there, "db {db}: key {name:?} differs: {here:.300?} and {there:.300?}");
+            let (here, there): (i64, i64) = (ask(&mut left, &[b"PTTL", key])?, ask(&mut right, &[b"PTTL", key])?);
+            let same = (here < 0) == (there < 0) && (here - there).abs() <= EXPIRY_TOLERANCE_MS;
+            ensure!(same, "db {db}: expiry of {name:?} differs: {here} and {there} ms");
+        }
+    }
+    Ok(())
+}
+
+fn keys(connection: &mut Connection) -> Result<BTreeSet<Bytes>> {
+    ask(connection, &[b"KEYS", b"*"])
+}
+
+/// A value in a form that can be compared whatever its encoding.
+#[derive(Debug, PartialEq)]
+enum Found {
+    String(Bytes),
+    List(Vec<Bytes>),
+    Set(BTreeSet<Bytes>),
+    Hash(BTreeMap<Bytes, Bytes>),
+    Zset(BTreeMap<Bytes, String>),
+    Stream(Value, Value),
+}
+
+fn value(connection: &mut Connection, key: &[u8]) -> Result<Found> {
+    let kind: String = ask(connection, &[b"TYPE", key])?;
+    Ok(match kind.as_str() {
+        "string" => Found::String(ask(connection, &[b"GET", key])?),
+        "list" => Found::List(ask(connection, &[b"LRANGE", key, b"0", b"-1"])?),
+        "set" => Found::Set(ask(connection, &[b"SMEMBERS", key])?),
+        "hash" => Found::Hash(ask(connection, &[b"HGETALL", key])?),
+        "zset" => {
+            let pairs: Vec<(Bytes, f64)> = ask(connection, &[b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"])?;
+            Found::Zset(pairs.into_iter().map(|(member, score)| (member, format!("{score:e}"))).collect())
+        }
+        "stream" => {
+            let entries = ask(connection, &[b"XRANGE", key, b"-", b"+"])?;
+            let groups: Vec<BTreeMap<String, Value>> = ask(connection, &[b"XINFO", b"GROUPS", key])?;
+            let mut pending = Vec::new();
+            for group in groups {
+                if let Some(Value::BulkString(name)) = group.get("name") {
+                    pending.push(ask(connection, &[b"XPENDING", key, name, b"-", b"+", b"1000"]).map(without_idle)?);
+                }
+            }
+            Found::Stream(entries, Value::Array(pending))
+        }
+        other => bail!("a key of type {other}"),
+    })
+}
+
+/// Idle times grow while one looks.
+fn without_idle(pending: Value) -> Value {
+    let Value::Array(entries) = pending else { return pending };
+    let cut = |entry| match entry {
+        Value::Array(fields) if fields.len() == 4 => {
+            Value::Array([0, 1, 3].map(|at: usize| fields[at].clone()).to_vec())
+        }
+        other => other,
+    };
+    Value::Array(entries.into_iter().map(cut).collect())
+}

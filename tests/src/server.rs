@@ -1,0 +1,97 @@
+//! A real server of one version, on a port of its own, ended with its owner.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use redis::Connection;
+
+/// Below the ephemeral range.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    password: Option<String>,
+    _dir: tempfile::TempDir,
+}
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn free_port() -> u16 {
+    let base = 12_000 + u16::try_from(std::process::id() % 8000).unwrap_or(0);
+    loop {
+        let port = base.saturating_add(NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 2000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Server {
+    /// Starts a server of the fleet, for example `redis-6.2`; 7.0 is the system's own.
+    pub fn start(name: &str, options: &[&str]) -> Result<Self> {
+        let port = free_port();
+        let dir = tempfile::tempdir()?;
+        let installed = root().join(".fleet").join(name).join("bin/redis-server");
+        let program = if name == "redis-7.0" { PathBuf::from("redis-server") } else { installed };
+        let mut command = Command::new(&program);
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
+        command.args(options).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().with_context(|| format!("{}: run `make setup`", program.display()))?;
+        let password = options.iter().position(|option| *option == "--requirepass").and_then(|at| options.get(at + 1));
+        let server = Self { child, port, password: password.map(|text| (*text).to_owned()), _dir: dir };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match server.connect() {
+                Ok(mut connection) => {
+                    let info: String = redis::cmd("INFO").arg("server").query(&mut connection)?;
+                    ensure!(
+                        info.contains(&format!("process_id:{}\r", server.child.id())),
+                        "port {port} is somebody else's"
+                    );
+                    return Ok(server);
+                }
+                Err(error) => ensure!(Instant::now() < deadline, "{name} does not start: {error}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Its URL without a password.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A plain connection.
+    pub fn connect(&self) -> Result<Connection> {
+        let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
+        let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
+        let connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
+        connection.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(connection)
+    }
+
+    /// A field of INFO.
+    pub fn info(&self, field: &str) -> Result<String> {
+        let info: String = redis::cmd("INFO").arg("all").query(&mut self.connect()?)?;
+        let found = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        found.map(|value| value.trim().to_owned()).with_context(|| format!("INFO has no {field}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
