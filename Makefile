@@ -1,4 +1,4 @@
-.PHONY: setup build test check demo
+.PHONY: setup build test check
 export PATH := $(PATH):/usr/bin
 
 # Installs what is missing: a system redis-server (7.0), and the other servers into .fleet/.

@@ -217,6 +217,7 @@ mod tests {
             while let Some(expected) = model.pop_front() {
                 prop_assert_eq!(reader.try_next().unwrap(), Some(expected));
             }
+            prop_assert_eq!(reader.try_next().unwrap(), None);
             prop_assert_eq!(reader.usage().read(), (0, 0));
         }
     }
