@@ -155,8 +155,7 @@ enum Ended {
 async fn start(job: &Job, record: Option<Checkpoint>) -> Result<Start> {
     let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
     let (resume, dirty) = match record.phase {
-        Phase::Claimed => (None, false),
-        Phase::Copying => (None, true),
+        Phase::Claimed | Phase::Copying => (None, true),
         Phase::Streaming { position, .. } if position.history.is_none() => (None, true),
         Phase::Streaming { position, holds_field_expiry, .. } => {
             let scripts = kept_scripts(job).await?;

@@ -16,6 +16,8 @@ use crate::retry::{Retry, Trouble};
 
 /// Another writer can win the race for the record only so often before something is wrong.
 const RACES: u32 = 16;
+/// A claim raises the record's sequence by two, a transaction by one: whoever finds a record knows which it was.
+pub(super) const CLAIM_STEP: u64 = 2;
 
 /// Claims the shard on the target; gives a writer, and the record that stood there.
 pub async fn claim(
@@ -52,7 +54,7 @@ pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Resul
     for _ in 0..RACES {
         let before = watched(&mut connection, key, epoch).await?;
         let now = match &before {
-            Some(before) => Checkpoint { epoch, sequence: before.sequence + 1, ..before.clone() },
+            Some(before) => Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() },
             None => Checkpoint { epoch, sequence: 1, copy: 0, phase: Phase::Claimed },
         };
         connection.call(&[b"MULTI"]).await?;

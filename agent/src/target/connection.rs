@@ -93,7 +93,9 @@ impl Connection {
     }
 
     pub(super) fn refused(&self, reply: &str) -> Error {
-        Error::new(Side::Target.refusal(reply), format!("{}: {reply}", self.read.name))
+        // An unknown command is answered with its arguments, which are the user's data.
+        let shown = reply.split(", with args").next().unwrap_or_default();
+        Error::new(Side::Target.refusal(reply), format!("{}: {shown}", self.read.name))
     }
 }
 

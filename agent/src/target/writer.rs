@@ -1,14 +1,14 @@
 //! One transaction after the other, each with the position inside.
 //!
-//! `WATCH p`, `GET p`, `MULTI`, commands, `SET p` are sent at once; EXEC only when the answer to GET was read and is, byte
-//! for byte, the record that we wrote before, and every command was queued. So a second writer, a repeated batch and a
+//! `WATCH p`, `GET p`, `MULTI`; once their answers are read and GET's is, byte for byte, the record that we wrote before,
+//! commands and `SET p`; once all of these are queued, EXEC. So a second writer, a repeated batch and a
 //! process that was frozen are refused by the target. Every element of the answer to EXEC is read.
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::resp;
 use tokio::sync::{mpsc, watch};
 
-use super::claim::{Raised, fenced, raise};
+use super::claim::{CLAIM_STEP, Raised, fenced, raise};
 use super::connection::Connection;
 use super::reply::Reply;
 use super::{Applied, Checkpoint, Instruction, Phase};
@@ -137,11 +137,8 @@ impl Writer {
             match raise(&self.endpoint, &self.key, self.record.epoch).await {
                 Err(again) => error = again,
                 Ok(Raised { connection, before, now }) => {
-                    let known = before.as_ref();
-                    let happened = known == Some(next);
-                    // Our own earlier attempt may have raised the fence and lost the answer.
-                    let same =
-                        known.is_some_and(|found| found.phase == self.record.phase && found.copy == self.record.copy);
+                    let happened = before.as_ref().is_some_and(|found| is_or_was_claimed(found, next));
+                    let same = before.as_ref().is_some_and(|found| is_or_was_claimed(found, &self.record));
                     if !happened && !same {
                         return Err(rewound("the target does not hold what it confirmed"));
                     }
@@ -193,25 +190,25 @@ impl Writer {
 
     /// Begins a transaction: `GET` has to answer with our record.
     async fn begin(&mut self, commands: &[u8], count: u64) -> std::result::Result<(), Failure> {
-        let mut bytes = Vec::with_capacity(commands.len() + 256);
+        let mut bytes = Vec::new();
         resp::command(&mut bytes, &[b"WATCH", self.key.as_bytes()]);
         resp::command(&mut bytes, &[b"GET", self.key.as_bytes()]);
         resp::command(&mut bytes, &[b"MULTI"]);
-        bytes.extend_from_slice(commands);
         let (mut found, mut refused) = (None, None);
         self.connection
-            .exchange(&bytes, count + 3, |index, reply| match (index, reply) {
+            .exchange(&bytes, 3, |index, reply| match (index, reply) {
                 (1, Reply::Bulk(record)) => found = record,
-                (_, Reply::Error(text)) if refused.is_none() => refused = Some((index, text)),
+                (_, Reply::Error(text)) if refused.is_none() => refused = Some(text),
                 _ => {}
             })
             .await
             .map_err(Failure::Lost)?;
-        if let Some((index, text)) = refused {
-            return Err(Failure::Final(self.not_queued(&text, commands, index.checked_sub(3))));
+        // Up to 5.0 a busy server refuses MULTI too: what is sent behind it would run by itself.
+        if let Some(text) = refused {
+            return Err(Failure::Final(self.connection.refused(&text)));
         }
         if found.as_deref() == Some(self.record.encode().as_bytes()) {
-            return Ok(());
+            return self.queue(commands, count).await;
         }
         Err(match found.as_deref().map(Checkpoint::decode) {
             Some(Ok(record)) if record.epoch > self.record.epoch => Failure::Final(fenced(&record, self.record.epoch)),
@@ -277,6 +274,14 @@ impl Writer {
     }
 }
 
+/// True if `found` is `record`, or what claims of ours whose answer was lost made of it: each raises the sequence by two,
+/// a transaction by one.
+fn is_or_was_claimed(found: &Checkpoint, record: &Checkpoint) -> bool {
+    let claims = found.sequence.checked_sub(record.sequence);
+    claims.is_some_and(|raised| raised % CLAIM_STEP == 0)
+        && Checkpoint { sequence: record.sequence, ..found.clone() } == *record
+}
+
 fn rewound(why: &str) -> Error {
     Error::new(Code::TargetRewound, why)
 }
@@ -305,5 +310,26 @@ fn named(bytes: &[u8], index: Option<u64>) -> (String, Vec<u8>) {
             (String::from_utf8_lossy(&argument(0)).to_uppercase(), argument(1))
         }
         _ => unknown(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dts_common::ids::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn a_lost_claim_is_not_taken_for_a_transaction() {
+        let record = |sequence| Checkpoint { epoch: Epoch(1), sequence, copy: 1, phase: Phase::Copying };
+        let (stands, next) = (record(10), record(11));
+        for (found, happened, same) in
+            [(record(10), false, true), (record(11), true, false), (record(12), false, true), (record(13), true, false)]
+        {
+            assert_eq!(is_or_was_claimed(&found, &next), happened, "{}", found.sequence);
+            assert_eq!(is_or_was_claimed(&found, &stands), same, "{}", found.sequence);
+        }
+        assert!(!is_or_was_claimed(&record(9), &stands), "the target lost what it confirmed");
+        assert!(!is_or_was_claimed(&Checkpoint { copy: 2, ..record(10) }, &stands));
     }
 }
