@@ -1,7 +1,8 @@
-.PHONY: setup build test check
+.PHONY: setup build test check demo bench
 export PATH := $(PATH):/usr/bin
+export RUSTDOCFLAGS := -D warnings
 
-# Installs what is missing: a system redis-server (7.0), and the other servers into .fleet/.
+# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark), and the other servers into .fleet/.
 setup:
 	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null)
 	@bash tests/fleet.sh .fleet
@@ -9,9 +10,21 @@ setup:
 build:
 	cargo build --workspace --bins
 
+# Moves a source under traffic into an empty target, live, and compares the two.
+demo: setup build
+	target/debug/demo
+
 test: setup build
 	cargo test --workspace -- --test-threads=2
+
+# Side by side with native replication. More: make bench BENCH="--keys 3000000 --rounds 5 --tool 'name=command {source} {target}'"
+bench: setup
+	cargo build --release --bin dts
+	cargo run -q -p dts-tests --bin bench -- --dts target/release/dts --json target/bench.json $(BENCH)
 
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo doc --workspace --no-deps --document-private-items -q
+	@command -v .tools/bin/cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug -q --root .tools
+	.tools/bin/cargo-deny --log-level error check bans licenses sources

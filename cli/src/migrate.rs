@@ -31,10 +31,10 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// redis://[user:password@]host:port
+    /// `redis://[user:password@]host:port`
     #[arg(long)]
     source: String,
-    /// redis://[user:password@]host:port
+    /// `redis://[user:password@]host:port`
     #[arg(long)]
     target: String,
     #[arg(long, value_enum, default_value_t = Mode::Sync)]

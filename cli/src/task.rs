@@ -72,10 +72,10 @@ struct Create {
     /// A name for people.
     #[arg(long)]
     name: String,
-    /// redis://[user@]host:port
+    /// `redis://[user@]host:port`
     #[arg(long)]
     source: String,
-    /// redis://[user@]host:port
+    /// `redis://[user@]host:port`
     #[arg(long)]
     target: String,
     #[arg(long, value_enum, default_value_t = Mode::Sync)]

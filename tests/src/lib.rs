@@ -4,4 +4,6 @@
 pub mod dts;
 pub mod load;
 pub mod oracle;
+pub mod proxy;
 pub mod server;
+pub mod usage;

@@ -66,6 +66,11 @@ impl Server {
         }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its URL without a password.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
