@@ -12,6 +12,7 @@ pub mod client;
 pub mod complete;
 pub mod control;
 pub mod endpoint;
+pub mod limits;
 pub mod observe;
 pub mod outlet;
 pub mod pipeline;

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{Context, Driver, Resume, Start};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
+use crate::limits::{Limits, Throttle};
 use crate::observe::Observer;
 use crate::outlet::Outlet;
-use crate::retry::Trouble;
+use crate::retry::{Retry, Trouble};
 use crate::route::{Dialect, Scripts};
 use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, SpoolConfig};
@@ -45,14 +46,17 @@ pub struct Job {
     pub source: Endpoint,
     /// Where the data goes.
     pub target: Endpoint,
-    /// Memory of the spool.
-    pub spool_memory_bytes: u64,
-    /// Disk of the spool.
-    pub spool_disk_bytes: u64,
-    /// How long a fault is retried.
-    pub retry_window: Duration,
+    /// Its bounds; they may change.
+    pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
     pub scratch: PathBuf,
+}
+
+impl Job {
+    /// How long a fault is retried from now on.
+    pub fn retry_window(&self) -> Duration {
+        self.limits.borrow().retry_window
+    }
 }
 
 /// Runs until released (Ok) or an error; cancelling it loses nothing.
@@ -67,18 +71,14 @@ pub async fn attempt(
     let [source_trouble, target_trouble] = troubles;
     let stop = cancel.child_token();
     board.phase(ShardPhase::Fencing);
-    let claimed =
-        target::claim(job.target.clone(), &job.shard, job.epoch, job.retry_window, target_trouble, stop.clone());
-    let (writer, record) = claimed.await?;
+    let retry = Retry::new(job.retry_window(), target_trouble, stop.clone());
+    let pace = Throttle::new(job.limits.clone(), |limits| limits.write_bytes_per_second);
+    let (writer, record) = target::claim(job.target.clone(), &job.shard, job.epoch, retry, pace).await?;
     let start = start(job, record).await?;
     board.phase(ShardPhase::Handshake);
 
     let resume = start.resume.as_ref().map(|resume| resume.position);
-    let spool = SpoolConfig {
-        dir: job.scratch.join("spool"),
-        memory_bytes: job.spool_memory_bytes,
-        disk_bytes: job.spool_disk_bytes,
-    };
+    let spool = SpoolConfig { dir: job.scratch.join("spool"), limits: job.limits.clone() };
     let (spool_in, spool_out) = spool::open(spool)?;
     let (instructions, to_write) = mpsc::channel(BATCHES);
     let (confirm, applied) = watch::channel(Applied::default());
@@ -94,7 +94,7 @@ pub async fn attempt(
         usage: spool_out.usage(),
         board: board.clone(),
     };
-    let config = SourceConfig { endpoint: job.source.clone(), retry_window: job.retry_window };
+    let config = SourceConfig { endpoint: job.source.clone(), limits: job.limits.clone() };
     let mut source =
         tokio::spawn(source::run(config, resume, spool_in, receive, acknowledged, source_trouble, stop.clone()));
     let mut target = tokio::spawn(writer.run(to_write, confirm));

@@ -7,6 +7,7 @@ use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::Limits;
 use crate::pipeline::{self, Job};
 use crate::retry::Retry;
 use crate::status::Board;
@@ -36,7 +37,7 @@ async fn live(
     cancel: &CancellationToken,
 ) -> Result<()> {
     let (trouble, _) = watch::channel(None);
-    let mut retry = Retry::new(job.retry_window, trouble.clone(), cancel.clone());
+    let mut retry = Retry::new(job.retry_window(), trouble.clone(), cancel.clone());
     if *directive.borrow() != Directive::Release {
         board.phase(ShardPhase::Verifying);
         let facts = loop {
@@ -142,6 +143,8 @@ fn show(board: &Board, facts: &Facts) {
 pub struct Running {
     /// Raised by the coordinator, step by step.
     pub directive: watch::Sender<Directive>,
+    /// Its bounds.
+    pub limit: watch::Sender<Limits>,
     /// What it shows.
     pub board: Board,
     /// Ends it.
@@ -152,7 +155,13 @@ pub struct Running {
 
 impl Running {
     /// Starts a shard, once `before` (the same shard under an older epoch) has ended.
-    pub fn start(job: Job, directive: Directive, before: Option<Running>, changed: Arc<Notify>) -> Self {
+    pub fn start(
+        job: Job,
+        directive: Directive,
+        limit: watch::Sender<Limits>,
+        before: Option<Running>,
+        changed: Arc<Notify>,
+    ) -> Self {
         let (sender, receiver) = watch::channel(directive);
         let board = Board::new(changed);
         let cancel = CancellationToken::new();
@@ -163,7 +172,7 @@ impl Running {
             }
             run(job, receiver, shown, ends).await;
         });
-        Self { directive: sender, board, cancel, task }
+        Self { directive: sender, limit, board, cancel, task }
     }
 
     /// Cancels and joins.

@@ -3,21 +3,17 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use dts_common::error::{Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 use dts_proto::v1::{self, Assignment, DesiredState, Directive, ShardReport};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::limits::Limits;
 use crate::pipeline::Job;
 use crate::secret::Secrets;
 use crate::shard::Running;
 use crate::status::Board;
-
-const SPOOL_MEMORY: u64 = 64 << 20;
-const SPOOL_DISK: u64 = 16 << 30;
-const RETRY_WINDOW: Duration = Duration::from_secs(600);
 
 /// The shards of this agent.
 #[derive(Debug)]
@@ -50,6 +46,7 @@ impl Supervisor {
             let slot = match old.remove(&id) {
                 Some((held, slot)) if held == epoch => {
                     slot.direct(assignment.directive());
+                    slot.limit(assignment.limits.unwrap_or_default().into());
                     slot
                 }
                 before => self.start(&id, &assignment, before.and_then(|(_, slot)| slot.running())),
@@ -61,8 +58,9 @@ impl Supervisor {
     }
 
     fn start(&self, id: &ShardId, assignment: &Assignment, before: Option<Running>) -> Slot {
-        match self.job(id, assignment) {
-            Ok(job) => Slot::Running(Running::start(job, assignment.directive(), before, self.changed.clone())),
+        let (limit, limits) = watch::channel(Limits::from(assignment.limits.unwrap_or_default()));
+        match self.job(id, assignment, limits) {
+            Ok(job) => Slot::Running(Running::start(job, assignment.directive(), limit, before, self.changed.clone())),
             Err(error) => {
                 let board = Board::new(self.changed.clone());
                 board.failed(&error);
@@ -71,24 +69,17 @@ impl Supervisor {
         }
     }
 
-    fn job(&self, id: &ShardId, assignment: &Assignment) -> Result<Job> {
+    fn job(&self, id: &ShardId, assignment: &Assignment, limits: watch::Receiver<Limits>) -> Result<Job> {
         let endpoint = |side: &Option<v1::Endpoint>| match side {
             Some(endpoint) => self.secrets.resolve(endpoint),
             None => Err(Error::new(dts_common::error::Code::InvalidRequest, "an assignment without source or target")),
         };
-        let limits = assignment.limits.unwrap_or_default();
-        let or = |value: u64, default: u64| if value == 0 { default } else { value };
         Ok(Job {
             shard: id.clone(),
             epoch: Epoch(assignment.epoch),
             source: endpoint(&assignment.source)?,
             target: endpoint(&assignment.target)?,
-            spool_memory_bytes: or(limits.spool_memory_bytes, SPOOL_MEMORY),
-            spool_disk_bytes: or(limits.spool_disk_bytes, SPOOL_DISK),
-            retry_window: match limits.retry_window_seconds {
-                0 => RETRY_WINDOW,
-                seconds => Duration::from_secs(seconds.into()),
-            },
+            limits,
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
         })
     }
@@ -123,6 +114,12 @@ impl Slot {
         match self {
             Self::Running(running) => &running.board,
             Self::Refused(board) => board,
+        }
+    }
+
+    fn limit(&self, limits: Limits) {
+        if let Self::Running(running) = self {
+            running.limit.send_if_modified(|held| std::mem::replace(held, limits) != limits);
         }
     }
 

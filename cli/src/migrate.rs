@@ -11,7 +11,7 @@ use dts_proto::v1::credential::Secret;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
     CreateTaskRequest, Credential, Endpoint, Limits, ListTasksRequest, ResumeTaskRequest, StartTaskRequest, Task,
-    TaskSpec, TaskState, WatchTaskRequest,
+    TaskAction, TaskSpec, TaskState, UpdateTaskRequest, WatchTaskRequest,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -63,6 +63,12 @@ pub(crate) struct Arguments {
     /// Disk of the spool.
     #[arg(long, default_value = "16GiB", value_parser = parse_bytes)]
     spool_disk: u64,
+    /// How fast the source is read, in bytes a second; 0: as fast as it sends.
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    read_rate: u64,
+    /// How fast the target is written, in bytes a second; 0: as fast as it takes.
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    write_rate: u64,
     /// How long a broken connection is retried.
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
     retry_window: Duration,
@@ -137,6 +143,8 @@ impl Plan {
                 spool_memory_bytes: arguments.spool_memory,
                 spool_disk_bytes: arguments.spool_disk,
                 retry_window_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+                read_bytes_per_second: arguments.read_rate,
+                write_bytes_per_second: arguments.write_rate,
             }),
         };
         Ok(Self { spec, secrets })
@@ -198,6 +206,7 @@ async fn follow(arguments: &Arguments, spec: &TaskSpec, address: SocketAddr, mut
             return Ok(USAGE);
         }
     };
+    let task = adopt(&mut client, task, spec).await.map_err(|status| explain(&status))?;
     let begun = Instant::now();
     let (id, revision) = (task.id.clone(), 0);
     let asked = match task.state() {
@@ -216,6 +225,27 @@ async fn follow(arguments: &Arguments, spec: &TaskSpec, address: SocketAddr, mut
         }
     }
     bail!("the coordinator ended")
+}
+
+/// Brings what may change from one run to the next into the task: bounds, and when it completes.
+async fn adopt(
+    client: &mut TaskServiceClient<Channel>,
+    task: Task,
+    spec: &TaskSpec,
+) -> std::result::Result<Task, tonic::Status> {
+    let held = task.spec.clone().unwrap_or_default();
+    let same = held.limits == spec.limits && held.complete_when_caught_up == spec.complete_when_caught_up;
+    if same || !task.allowed_actions().any(|action| action == TaskAction::Update) {
+        return Ok(task);
+    }
+    let paths = ["limits", "complete_when_caught_up"].map(str::to_owned).to_vec();
+    let request = UpdateTaskRequest {
+        id: task.id,
+        revision: task.revision,
+        spec: Some(spec.clone()),
+        update_mask: Some(prost_types::FieldMask { paths }),
+    };
+    Ok(client.update_task(request).await?.into_inner())
 }
 
 /// The task of this state directory; another one than was asked for is an error.

@@ -10,8 +10,8 @@ use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, DeleteTaskRequest, Endpoint, GetTaskRequest,
-    ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest, Task, TaskSpec,
-    WatchTaskRequest,
+    Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest, Task, TaskSpec,
+    UpdateTaskRequest, WatchTaskRequest,
 };
 use serde_json::json;
 use tonic::Status;
@@ -20,7 +20,7 @@ use tonic_types::StatusExt as _;
 
 use crate::address::Address;
 use crate::event;
-use crate::show::short;
+use crate::show::{parse_bytes, short};
 
 #[derive(Debug, Args)]
 pub(crate) struct Coordinator {
@@ -53,6 +53,8 @@ enum Verb {
     List,
     /// Show a task at every change.
     Watch { id: Option<String> },
+    /// Change bounds; what is not named stays.
+    Limit(Limit),
     /// Begin.
     Start { id: Option<String> },
     /// Stop, keeping the position.
@@ -89,6 +91,48 @@ struct Create {
     /// Begin at once.
     #[arg(long)]
     start: bool,
+}
+
+#[derive(Debug, Args)]
+struct Limit {
+    id: Option<String>,
+    /// Bytes a second read from the source; 0: unbounded.
+    #[arg(long, value_parser = parse_bytes)]
+    read_rate: Option<u64>,
+    /// Bytes a second written to the target; 0: unbounded.
+    #[arg(long, value_parser = parse_bytes)]
+    write_rate: Option<u64>,
+    /// Memory of the spool.
+    #[arg(long, value_parser = parse_bytes)]
+    spool_memory: Option<u64>,
+    /// Disk of the spool.
+    #[arg(long, value_parser = parse_bytes)]
+    spool_disk: Option<u64>,
+}
+
+impl Limit {
+    fn request(&self, id: String) -> UpdateTaskRequest {
+        let given = [
+            ("limits.read_bytes_per_second", self.read_rate),
+            ("limits.write_bytes_per_second", self.write_rate),
+            ("limits.spool_memory_bytes", self.spool_memory),
+            ("limits.spool_disk_bytes", self.spool_disk),
+        ];
+        let limits = Limits {
+            read_bytes_per_second: self.read_rate.unwrap_or_default(),
+            write_bytes_per_second: self.write_rate.unwrap_or_default(),
+            spool_memory_bytes: self.spool_memory.unwrap_or_default(),
+            spool_disk_bytes: self.spool_disk.unwrap_or_default(),
+            ..Limits::default()
+        };
+        let paths = given.iter().filter(|(_, value)| value.is_some()).map(|(path, _)| (*path).to_owned()).collect();
+        UpdateTaskRequest {
+            id,
+            revision: 0,
+            spec: Some(TaskSpec { limits: Some(limits), ..TaskSpec::default() }),
+            update_mask: Some(prost_types::FieldMask { paths }),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -171,6 +215,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Verb::Get { id } => {
             let id = only(&mut client, id).await?;
             client.get_task(GetTaskRequest { id }).await.map_err(wrong)?.into_inner()
+        }
+        Verb::Limit(limit) => {
+            let id = only(&mut client, limit.id.clone()).await?;
+            client.update_task(limit.request(id)).await.map_err(wrong)?.into_inner()
         }
         Verb::Start { id } => {
             let id = only(&mut client, id).await?;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::secret::{Sealer, redact};
 use crate::store::{Store, Transaction};
-use crate::task::{Observation, Step, Stored, actions, decide, directive, requested};
+use crate::task::{self, Observation, Step, Stored, actions, decide, directive, requested};
 
 /// The coordinator's mind.
 pub struct Engine<S> {
@@ -54,6 +54,22 @@ impl Held {
 
     fn task_mut(&mut self) -> &mut Task {
         self.stored.task.get_or_insert_default()
+    }
+
+    /// Where the action leads, if the task is at this revision and its state allows it.
+    fn allowed(&self, revision: u64, action: TaskAction) -> Result<TaskState> {
+        if revision != 0 && revision != self.revision {
+            let message = format!("the task is at revision {}, the request names {revision}", self.revision);
+            return Err(Error::new(Code::RevisionConflict, message));
+        }
+        let Stored { releasing, ran, .. } = self.stored;
+        let state = self.task().state();
+        requested(state, releasing, ran, action).ok_or_else(|| {
+            let allowed: Vec<_> = actions(state, releasing).iter().map(|action| action.as_str_name()).collect();
+            let (asked, state) = (action.as_str_name(), state.as_str_name());
+            let message = format!("{asked} is not allowed in {state}; allowed: {}", allowed.join(", "));
+            Error::new(Code::ActionNotAllowed, message)
+        })
     }
 }
 
@@ -127,22 +143,7 @@ impl<S: Store> Engine<S> {
     pub async fn request(&self, id: &str, revision: u64, action: TaskAction) -> Result<Task> {
         let mut world = self.world.lock().await;
         let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
-        if revision != 0 && revision != held.revision {
-            let message = format!("the task is at revision {}, the request names {revision}", held.revision);
-            return Err(Error::new(Code::RevisionConflict, message));
-        }
-        let state = held.task().state();
-        let next = requested(state, held.stored.releasing, held.stored.ran, action).ok_or_else(|| {
-            let allowed: Vec<_> =
-                actions(state, held.stored.releasing).iter().map(|action| action.as_str_name()).collect();
-            let message = format!(
-                "{} is not allowed in {}; allowed: {}",
-                action.as_str_name(),
-                state.as_str_name(),
-                allowed.join(", ")
-            );
-            Error::new(Code::ActionNotAllowed, message)
-        })?;
+        let next = held.allowed(revision, action)?;
         if action == TaskAction::Delete {
             let key = format!("task/{id}");
             let delete = Transaction { compares: vec![(key.clone(), held.revision)], writes: vec![(key, None)] };
@@ -158,6 +159,20 @@ impl<S: Store> Engine<S> {
             held.task_mut().shards.iter_mut().for_each(|shard| shard.agent_id.clear());
         }
         self.enter(held, next).await?;
+        self.reconcile(&mut world).await?;
+        world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
+    }
+
+    /// Changes what of the spec may be changed; agents that run it are told at once.
+    pub async fn update(&self, id: &str, revision: u64, from: &TaskSpec, paths: &[String]) -> Result<Task> {
+        let mut world = self.world.lock().await;
+        let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
+        held.allowed(revision, TaskAction::Update)?;
+        let task = held.task_mut();
+        task::update(task.spec.get_or_insert_default(), from, paths)?;
+        task.generation += 1;
+        self.save(held).await?;
+        self.advance(held).await?;
         self.reconcile(&mut world).await?;
         world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
     }

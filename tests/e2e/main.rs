@@ -4,6 +4,7 @@ mod copy;
 mod crash;
 mod fleet;
 mod input;
+mod network;
 mod room;
 
 use std::path::{Path, PathBuf};
@@ -27,11 +28,14 @@ fn keys_of_ours(target: &Server) -> Result<usize> {
     Ok(found.len())
 }
 
-/// Asks for completion, as an operator does.
+/// Asks for completion, as an operator does: again while the task is being interrupted.
 fn complete(state: &Path) -> Result<()> {
-    let completed = Command::new(binary()?).args(["task", "complete", "--state-dir"]).arg(state).output()?;
-    ensure!(completed.status.success(), "{}", String::from_utf8_lossy(&completed.stderr));
-    Ok(())
+    until("completing", || {
+        let asked = Command::new(binary()?).args(["task", "complete", "--state-dir"]).arg(state).output()?;
+        let said = String::from_utf8_lossy(&asked.stderr);
+        ensure!(asked.status.success() || said.contains("ACTION_NOT_ALLOWED"), "{said}");
+        Ok(asked.status.success())
+    })
 }
 
 fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

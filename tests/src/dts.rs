@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+/// Nothing that a test waits for takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A running `dts migrate --json`.
 pub struct Dts {
     child: Child,
@@ -50,13 +53,14 @@ impl Dts {
 
     /// Waits for an event that fits.
     pub fn wait_for(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + Duration::from_secs(90);
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = Value::Null;
         loop {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) if fits(&event) => return Ok(event),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => bail!("no {what} within 90 s"),
-                Err(RecvTimeoutError::Disconnected) => bail!("dts ended before {what}"),
+                Ok(event) => last = event,
+                Err(RecvTimeoutError::Timeout) => bail!("no {what} within {} s, last {last}", PATIENCE.as_secs()),
+                Err(RecvTimeoutError::Disconnected) => bail!("dts ended before {what}, last {last}"),
             }
         }
     }
@@ -80,8 +84,17 @@ impl Dts {
 
     /// Waits for its end; gives the exit code and the events that were not read.
     pub fn end(mut self) -> Result<(Option<i32>, Vec<Value>)> {
-        let events = self.events.iter().collect();
-        Ok((self.child.wait()?.code(), events))
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = Vec::new();
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => events.push(event),
+                Err(RecvTimeoutError::Disconnected) => return Ok((self.child.wait()?.code(), events)),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("dts did not end within {} s, last {:?}", PATIENCE.as_secs(), events.last())
+                }
+            }
+        }
     }
 }
 

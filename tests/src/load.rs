@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use redis::Connection;
@@ -68,6 +69,8 @@ fn huge() -> Vec<u8> {
     bytes
 }
 
+const PACE: Duration = Duration::from_millis(1);
+
 /// Traffic on a server until it is stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -84,6 +87,8 @@ impl Load {
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 round(&mut connection, counted.fetch_add(1, Ordering::Relaxed))?;
+                // Busy, but not so that servers, proxies and tests starve on a small machine.
+                std::thread::sleep(PACE);
             }
             Ok(())
         });

@@ -11,10 +11,15 @@ use super::handshake::{Answer, Wire, now_ms};
 use super::payload::Payload;
 use super::{Received, Record, Wanted};
 use crate::endpoint::Endpoint;
+use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::spool;
 
 const BEAT: Duration = Duration::from_secs(1);
+/// A diskless source sends nothing behind its snapshot before an ACK that comes after it saw its child end
+/// (`repl_start_cmd_stream_on_ack`), and keeps everything for us meanwhile: so the first ACKs follow each other quickly.
+const FIRST_BEAT: Duration = Duration::from_millis(50);
+const FIRST_BEATS: u32 = 40;
 /// A source pings every 10 s; 60 s is what servers themselves call a dead link (`repl-timeout`).
 const SILENCE: Duration = Duration::from_secs(60);
 /// While a child writes a snapshot to the socket there may be nothing for long.
@@ -26,6 +31,7 @@ pub(super) struct Link<'a> {
     pub(super) received: &'a watch::Sender<Received>,
     pub(super) acknowledged: &'a watch::Receiver<u64>,
     pub(super) retry: &'a mut Retry,
+    pub(super) pace: &'a mut Throttle,
     /// Where the next link is to begin: everything before it is in the spool.
     pub(super) wanted: &'a mut Option<Wanted>,
 }
@@ -69,14 +75,16 @@ impl Link<'_> {
             (received.history, received.offset) = (history, offset);
             (received.speaks_psync, received.connected) = (history.is_some(), true);
         });
-        let mut beat = interval(BEAT);
+        let mut beat = interval(FIRST_BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = 0;
         let mut heard = Instant::now();
         loop {
             if !wire.buffer.is_empty() {
                 heard = Instant::now();
                 let bytes = wire.buffer.split().freeze();
                 let length = bytes.len() as u64;
+                self.pace.spent(length);
                 let received_ms = u64::try_from(now_ms() + skew_ms).unwrap_or(0);
                 self.spool.push(Record::Stream { offset, received_ms, bytes }).await?;
                 offset += length;
@@ -84,8 +92,13 @@ impl Link<'_> {
                 self.received.send_modify(|received| received.offset = offset);
             }
             tokio::select! {
-                filled = wire.fill() => filled?,
+                filled = async { self.pace.ready().await; wire.fill().await } => filled?,
                 _ = beat.tick() => {
+                    beats += 1;
+                    if beats == FIRST_BEATS {
+                        beat = interval(BEAT);
+                        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                    }
                     if heard.elapsed() > SILENCE {
                         return Err(wire.lost(&format!("silent for {} s", SILENCE.as_secs())));
                     }
@@ -129,6 +142,7 @@ impl Link<'_> {
             if !bytes.is_empty() {
                 heard = Instant::now();
                 let length = bytes.len() as u64;
+                self.pace.spent(length);
                 self.spool.push(Record::Snapshot(bytes)).await?;
                 self.received.send_modify(|received| received.snapshot_received += length);
             }
@@ -136,7 +150,7 @@ impl Link<'_> {
                 break;
             }
             tokio::select! {
-                filled = wire.fill() => filled?,
+                filled = async { self.pace.ready().await; wire.fill().await } => filled?,
                 _ = beat.tick() => {
                     if heard.elapsed() > SNAPSHOT_SILENCE {
                         return Err(wire.lost(&format!("silent for {} s in a snapshot", SNAPSHOT_SILENCE.as_secs())));

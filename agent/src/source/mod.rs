@@ -7,14 +7,13 @@ mod record;
 
 pub use record::Record;
 
-use std::time::Duration;
-
 use dts_common::error::Result;
 use dts_common::position::{Position, ReplicationId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::Endpoint;
+use crate::limits::{Limits, Throttle};
 use crate::retry::{Retry, Trouble};
 use crate::spool;
 use link::Link;
@@ -24,8 +23,8 @@ use link::Link;
 pub struct SourceConfig {
     /// The server.
     pub endpoint: Endpoint,
-    /// How long a fault is retried.
-    pub retry_window: Duration,
+    /// How fast it may be read, and how long a fault is retried.
+    pub limits: watch::Receiver<Limits>,
 }
 
 /// What has come so far.
@@ -62,7 +61,9 @@ pub async fn run(
     trouble: Trouble,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let mut retry = Retry::new(config.retry_window, trouble, cancel.clone());
+    let window = config.limits.borrow().retry_window;
+    let mut retry = Retry::new(window, trouble, cancel.clone());
+    let mut pace = Throttle::new(config.limits.clone(), |limits| limits.read_bytes_per_second);
     let mut wanted = resume.and_then(|at| Some(Wanted { history: at.history?, offset: at.offset }));
     loop {
         let link = Link {
@@ -71,6 +72,7 @@ pub async fn run(
             received: &received,
             acknowledged: &acknowledged,
             retry: &mut retry,
+            pace: &mut pace,
             wanted: &mut wanted,
         };
         let error = tokio::select! {

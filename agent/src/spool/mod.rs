@@ -15,25 +15,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use crate::limits::Limits;
 use crate::source::Record;
 use segment::Disk;
-
-/// How long a full spool waits for room before it stops the shard.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bounds of a spool.
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
     /// Emptied of segment files at the start.
     pub dir: PathBuf,
-    /// Records in memory.
-    pub memory_bytes: u64,
-    /// Records on disk.
-    pub disk_bytes: u64,
+    /// Memory and disk; a full spool waits for room as long as a fault is retried, but no longer than 30 s.
+    pub limits: watch::Receiver<Limits>,
 }
+
+/// The longest wait for room before the shard is stopped.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Shared {
@@ -87,13 +86,14 @@ impl Shared {
     /// Gives the record back if there is no room.
     fn try_push(&self, record: Record) -> Result<Option<Record>> {
         let weight = record.weight() as u64;
+        let limits = *self.config.limits.borrow();
         let mut queue = self.lock();
         let [memory, disk] = &*self.usage.0;
-        let fits = memory.load(Ordering::Relaxed) + weight <= self.config.memory_bytes || queue.memory.is_empty();
+        let fits = memory.load(Ordering::Relaxed) + weight <= limits.spool_memory_bytes || queue.memory.is_empty();
         if queue.disk.is_empty() && fits {
             memory.fetch_add(weight, Ordering::Relaxed);
             queue.memory.push_back(record);
-        } else if queue.disk.bytes() + weight <= self.config.disk_bytes {
+        } else if queue.disk.bytes() + weight <= limits.spool_disk_bytes {
             queue.disk.push(&record)?;
             disk.store(queue.disk.bytes(), Ordering::Relaxed);
         } else {
@@ -135,12 +135,13 @@ impl Writer {
                 None => return Ok(()),
                 Some(back) => record = back,
             }
-            if timeout(PATIENCE, self.0.drained.notified()).await.is_err() {
-                let SpoolConfig { dir, memory_bytes, disk_bytes } = &self.0.config;
+            let Limits { spool_memory_bytes, spool_disk_bytes, retry_window, .. } = *self.0.config.limits.borrow();
+            let patience = retry_window.min(PATIENCE);
+            if timeout(patience, self.0.drained.notified()).await.is_err() {
                 let message = format!(
-                    "the target is too slow: the spool holds {memory_bytes} bytes in memory and {disk_bytes} on disk ({}), and nothing left it for {} s",
-                    dir.display(),
-                    PATIENCE.as_secs()
+                    "the target is too slow: the spool holds {spool_memory_bytes} bytes in memory and {spool_disk_bytes} on disk ({}), and nothing left it for {} s",
+                    self.0.config.dir.display(),
+                    patience.as_secs()
                 );
                 return Err(Error::new(Code::SpoolFull, message));
             }
@@ -185,6 +186,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use dts_proto::v1;
     use proptest::prelude::*;
 
     use super::*;
@@ -194,7 +196,12 @@ mod tests {
     }
 
     fn small(dir: &tempfile::TempDir) -> SpoolConfig {
-        SpoolConfig { dir: dir.path().to_owned(), memory_bytes: 1000, disk_bytes: 1 << 20 }
+        bounded(dir, 1 << 20)
+    }
+
+    fn bounded(dir: &tempfile::TempDir, spool_disk_bytes: u64) -> SpoolConfig {
+        let limits = v1::Limits { spool_memory_bytes: 1000, spool_disk_bytes, ..v1::Limits::default() };
+        SpoolConfig { dir: dir.path().to_owned(), limits: watch::channel(limits.into()).1 }
     }
 
     proptest! {
@@ -240,7 +247,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_spool_stops_with_a_clear_error() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut writer, _reader) = open(SpoolConfig { disk_bytes: 1000, ..small(&dir) }).unwrap();
+        let (mut writer, _reader) = open(bounded(&dir, 1000)).unwrap();
         let mut number = 0;
         let error = loop {
             match writer.push(record(number, 500)).await {

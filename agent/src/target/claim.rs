@@ -1,18 +1,16 @@
 //! Raising the fence: writes the record anew under our epoch, which breaks the transaction of whoever held it before, and
 //! reads what the target holds. Never the other order. Releasing: the same check, then our keys are gone.
 
-use std::time::Duration;
-
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
-use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::reply::Reply;
 use super::writer::Writer;
 use super::{Checkpoint, Phase, reserved_key};
 use crate::endpoint::Endpoint;
-use crate::retry::{Retry, Trouble};
+use crate::limits::Throttle;
+use crate::retry::Retry;
 
 /// Another writer can win the race for the record only so often before something is wrong.
 const RACES: u32 = 16;
@@ -24,17 +22,15 @@ pub async fn claim(
     endpoint: Endpoint,
     shard: &ShardId,
     epoch: Epoch,
-    retry_window: Duration,
-    trouble: Trouble,
-    cancel: CancellationToken,
+    mut retry: Retry,
+    pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
-    let mut retry = Retry::new(retry_window, trouble, cancel);
     let key = reserved_key(shard, "position");
     loop {
         match raise(&endpoint, &key, epoch).await {
             Ok(raised) => {
                 retry.succeeded();
-                let writer = Writer::new(endpoint, key, raised.connection, raised.now, retry);
+                let writer = Writer::new(endpoint, key, raised.connection, raised.now, retry, pace);
                 return Ok((writer, raised.before));
             }
             Err(error) => retry.wait(error).await?,

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::reply::Reply;
 use super::{Applied, Checkpoint, Instruction, Phase};
 use crate::endpoint::Endpoint;
+use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit};
 
@@ -25,6 +26,7 @@ pub struct Writer {
     /// What stands on the target.
     record: Checkpoint,
     retry: Retry,
+    pace: Throttle,
     copy: u64,
     /// Chunks of the open transaction that are sent, if it has more than one.
     open: Option<Open>,
@@ -52,10 +54,11 @@ impl Writer {
         connection: Connection,
         record: Checkpoint,
         retry: Retry,
+        pace: Throttle,
     ) -> Self {
         let applied = Applied { checkpoint: Some(record.clone()), ..Applied::default() };
         let copy = record.copy;
-        Self { endpoint, key, connection, record, retry, copy, open: None, applied }
+        Self { endpoint, key, connection, record, retry, pace, copy, open: None, applied }
     }
 
     /// Until the sender is gone and everything whole is written.
@@ -222,6 +225,8 @@ impl Writer {
     }
 
     async fn queue(&mut self, commands: &[u8], count: u64) -> std::result::Result<(), Failure> {
+        self.pace.ready().await;
+        self.pace.spent(commands.len() as u64);
         let mut refused = None;
         self.connection
             .exchange(commands, count, |index, reply| match reply {

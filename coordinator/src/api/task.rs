@@ -9,7 +9,7 @@ use dts_proto::v1::task_service_server::TaskService;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, DeleteTaskRequest, DeleteTaskResponse, Endpoint,
     GetTaskRequest, ListAgentsRequest, ListAgentsResponse, ListTasksRequest, ListTasksResponse, Mode, PauseTaskRequest,
-    ResumeTaskRequest, StartTaskRequest, Task, TaskAction, TaskSpec, WatchTaskRequest,
+    ResumeTaskRequest, StartTaskRequest, Task, TaskAction, TaskSpec, UpdateTaskRequest, WatchTaskRequest,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -88,6 +88,13 @@ impl<S: Store> TaskService for Operator<S> {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(|task| task))))
+    }
+
+    async fn update_task(&self, request: Request<UpdateTaskRequest>) -> Answer<Task> {
+        let UpdateTaskRequest { id, revision, spec, update_mask } = request.into_inner();
+        let paths = update_mask.unwrap_or_default().paths;
+        let updated = self.engine.update(&id, revision, &spec.unwrap_or_default(), &paths).await;
+        updated.map(Response::new).map_err(status)
     }
 
     async fn start_task(&self, request: Request<StartTaskRequest>) -> Answer<Task> {

@@ -1,8 +1,11 @@
 //! A task's life: its states as data, and what moves it from one to the next. Pure.
 
 mod transition;
+mod update;
 
 pub use transition::{Observation, Step, actions, decide, directive, requested};
+
+pub use update::update;
 
 use dts_proto::v1;
 

@@ -6,18 +6,22 @@ use TaskState as S;
 
 /// State, allowed actions, what the task's agents are told (`None`: they hold nothing of it).
 const TABLE: &[(S, &[TaskAction], Option<Directive>)] = &[
-    (S::Created, &[TaskAction::Start, TaskAction::Delete], None),
+    (S::Created, &[TaskAction::Start, TaskAction::Update, TaskAction::Delete], None),
     (S::Verifying, &[TaskAction::Cancel], Some(Directive::Verify)),
-    (S::Preparing, &[TaskAction::Pause, TaskAction::Cancel], Some(Directive::Run)),
-    (S::FullSync, &[TaskAction::Pause, TaskAction::Cancel], Some(Directive::Run)),
-    (S::IncrSync, &[TaskAction::Pause, TaskAction::Complete, TaskAction::Cancel], Some(Directive::Run)),
-    (S::Paused, &[TaskAction::Resume, TaskAction::Cancel], None),
-    (S::Interrupted, &[TaskAction::Pause, TaskAction::Cancel], Some(Directive::Run)),
+    (S::Preparing, &[TaskAction::Pause, TaskAction::Cancel, TaskAction::Update], Some(Directive::Run)),
+    (S::FullSync, &[TaskAction::Pause, TaskAction::Cancel, TaskAction::Update], Some(Directive::Run)),
+    (
+        S::IncrSync,
+        &[TaskAction::Pause, TaskAction::Complete, TaskAction::Cancel, TaskAction::Update],
+        Some(Directive::Run),
+    ),
+    (S::Paused, &[TaskAction::Resume, TaskAction::Cancel, TaskAction::Update], None),
+    (S::Interrupted, &[TaskAction::Pause, TaskAction::Cancel, TaskAction::Update], Some(Directive::Run)),
     (S::Completing, &[TaskAction::Cancel], Some(Directive::Drain)),
     (S::Completed, &[TaskAction::Delete], None),
     (S::Cancelling, &[], Some(Directive::Release)),
     (S::Cancelled, &[TaskAction::Delete], None),
-    (S::Failed, &[TaskAction::Start, TaskAction::Cancel, TaskAction::Delete], None),
+    (S::Failed, &[TaskAction::Start, TaskAction::Cancel, TaskAction::Update, TaskAction::Delete], None),
 ];
 
 /// What may be asked of a task in this state.
@@ -46,7 +50,7 @@ pub fn requested(state: TaskState, releasing: bool, ran: bool, action: TaskActio
         TaskAction::Complete => S::Completing,
         TaskAction::Cancel if ran => S::Cancelling,
         TaskAction::Cancel => S::Cancelled,
-        TaskAction::Delete | TaskAction::Unspecified => state,
+        TaskAction::Update | TaskAction::Delete | TaskAction::Unspecified => state,
     })
 }
 

@@ -1,0 +1,57 @@
+//! What of a task's spec may be changed after its creation, by field mask.
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::TaskSpec;
+
+/// Takes the named fields of `from` over into `spec`.
+pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<()> {
+    if paths.is_empty() {
+        return Err(Error::new(Code::InvalidRequest, "update_mask names no field"));
+    }
+    let given = from.limits.unwrap_or_default();
+    for path in paths {
+        let limits = spec.limits.get_or_insert_default();
+        match path.as_str() {
+            "limits" => *limits = given,
+            "limits.spool_memory_bytes" => limits.spool_memory_bytes = given.spool_memory_bytes,
+            "limits.spool_disk_bytes" => limits.spool_disk_bytes = given.spool_disk_bytes,
+            "limits.retry_window_seconds" => limits.retry_window_seconds = given.retry_window_seconds,
+            "limits.read_bytes_per_second" => limits.read_bytes_per_second = given.read_bytes_per_second,
+            "limits.write_bytes_per_second" => limits.write_bytes_per_second = given.write_bytes_per_second,
+            "complete_when_caught_up" => spec.complete_when_caught_up = from.complete_when_caught_up,
+            other => {
+                let message = format!(
+                    "update_mask: {other:?} cannot be changed; limits, limits.<field> and complete_when_caught_up can"
+                );
+                return Err(Error::new(Code::InvalidRequest, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dts_proto::v1::Limits;
+
+    use super::*;
+
+    #[test]
+    fn only_the_named_fields_change() {
+        let limits = Limits { spool_disk_bytes: 5, write_bytes_per_second: 7, ..Limits::default() };
+        let from = TaskSpec { limits: Some(limits), complete_when_caught_up: true, ..TaskSpec::default() };
+        let mut spec = TaskSpec { name: "kept".into(), ..TaskSpec::default() };
+        update(&mut spec, &from, &["limits.write_bytes_per_second".into()]).unwrap();
+        assert_eq!(spec.limits, Some(Limits { write_bytes_per_second: 7, ..Limits::default() }));
+        assert!(!spec.complete_when_caught_up);
+        update(&mut spec, &from, &["limits".into(), "complete_when_caught_up".into()]).unwrap();
+        assert!(spec.limits == from.limits && spec.complete_when_caught_up && spec.name == "kept");
+    }
+
+    #[test]
+    fn what_may_not_change_is_named() {
+        let error = update(&mut TaskSpec::default(), &TaskSpec::default(), &["sources".into()]).unwrap_err();
+        assert!(error.message.contains("sources"));
+        assert!(update(&mut TaskSpec::default(), &TaskSpec::default(), &[]).is_err());
+    }
+}
