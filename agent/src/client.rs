@@ -160,6 +160,8 @@ impl Side {
     /// The row for an error reply, by its first word.
     pub fn refusal(self, reply: &str) -> Code {
         let source = self == Self::Source;
+        // 7.0 and later say why a transaction was discarded.
+        let reply = reply.split_once("because of: ").map_or(reply, |(_, why)| why);
         let word = reply.split(' ').next().unwrap_or_default();
         match word {
             "NOAUTH" | "WRONGPASS" => {
@@ -176,7 +178,7 @@ impl Side {
                     Code::TargetPermission
                 }
             }
-            "LOADING" | "BUSY" | "MASTERDOWN" | "NOMASTERLINK" | "TRYAGAIN" => {
+            "LOADING" | "BUSY" | "MASTERDOWN" | "NOMASTERLINK" | "TRYAGAIN" | "MISCONF" | "NOREPLICAS" => {
                 if source {
                     Code::SourceBusy
                 } else {
@@ -205,5 +207,28 @@ impl Side {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_finds_its_row_in_every_versions_words() {
+        for (reply, code) in [
+            ("NOAUTH Authentication required.", Code::TargetAuth),
+            ("ERR operation not permitted", Code::TargetAuth),
+            ("WRONGPASS invalid username-password pair", Code::TargetAuth),
+            ("NOPERM this user has no permissions", Code::TargetPermission),
+            ("EXECABORT Transaction discarded because of: OOM command not allowed", Code::TargetFull),
+            ("EXECABORT Transaction discarded because of: READONLY You can't write", Code::TargetRole),
+            ("LOADING Redis is loading the dataset in memory", Code::TargetBusy),
+            ("MISCONF Errors writing to the AOF file", Code::TargetBusy),
+            ("ERR unknown command", Code::TargetUnsupported),
+        ] {
+            assert_eq!(Side::Target.refusal(reply), code, "{reply}");
+        }
+        assert_eq!(Side::Source.refusal("NOMASTERLINK Can't SYNC while not connected"), Code::SourceBusy);
     }
 }

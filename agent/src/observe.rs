@@ -63,7 +63,7 @@ impl Observer {
         let received = self.received.borrow().clone();
         let applied = self.applied.borrow().clone();
         let progress = applied.last.as_ref().map(|commit| commit.progress).unwrap_or_default();
-        let position = applied.last.as_ref().and_then(|commit| commit.position);
+        let position = applied.position();
         let applied_offset = position.map_or(0, |position| position.offset);
         self.acknowledged.send_replace(applied_offset);
         // A source that speaks SYNC only counts its offset where we do not see it.

@@ -72,8 +72,7 @@ impl Outlet {
 
     /// The offset up to which the target holds everything, 0 while it is being copied to.
     pub fn applied_offset(&self) -> u64 {
-        let applied = self.applied.borrow();
-        applied.last.as_ref().and_then(|commit| commit.position).map_or(0, |position| position.offset)
+        self.applied.borrow().position().map_or(0, |position| position.offset)
     }
 
     async fn put(&self, instruction: Instruction) -> Result<()> {

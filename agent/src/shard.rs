@@ -73,7 +73,15 @@ async fn attempts(
     retry: &mut Retry,
     cancel: &CancellationToken,
 ) -> Result<()> {
+    let mut first = true;
     while *directive.borrow() != Directive::Release {
+        // Whatever ended the attempt before may have taken our record with it: what the target holds is checked again.
+        if !std::mem::take(&mut first)
+            && let Err(error) = verify(&job.source, &job.target, &job.shard).await
+        {
+            retry_on(board, retry, error).await?;
+            continue;
+        }
         let (source_trouble, seen_at_source) = watch::channel(None);
         let (target_trouble, seen_at_target) = watch::channel(None);
         let troubles = [source_trouble, target_trouble];
@@ -87,7 +95,7 @@ async fn attempts(
             Ok(()) if cancel.is_cancelled() => std::future::pending().await,
             Ok(()) => {}
             // The stages have used their own windows up; what is left are faults that a new attempt mends.
-            Err(error) if matches!(error.code, Code::TargetRewound | Code::SnapshotCorrupt) => {
+            Err(error) if matches!(error.code, Code::TargetRewound | Code::TargetBusy | Code::SnapshotCorrupt) => {
                 if board.read().stream.is_some_and(|stream| stream.applied_offset > 0) {
                     retry.succeeded();
                 }

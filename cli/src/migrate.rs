@@ -241,7 +241,8 @@ async fn adopt(
     let paths = ["limits", "complete_when_caught_up"].map(str::to_owned).to_vec();
     let request = UpdateTaskRequest {
         id: task.id,
-        revision: task.revision,
+        // Our own task in our own directory; agents raise its revision meanwhile.
+        revision: 0,
         spec: Some(spec.clone()),
         update_mask: Some(prost_types::FieldMask { paths }),
     };

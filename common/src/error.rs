@@ -148,6 +148,14 @@ impl Error {
         self
     }
 
+    /// Adds what a server said, which may quote data.
+    #[must_use]
+    pub fn quoting(mut self, said: &str) -> Self {
+        let before = self.detail.take().map(|detail| format!("{detail}; ")).unwrap_or_default();
+        self.detail = Some(format!("{before}it says: {}", said.escape_debug()));
+        self
+    }
+
     /// For the operator: with the detail.
     pub fn for_operator(&self) -> String {
         match &self.detail {

@@ -35,49 +35,153 @@ fn grpcurl(address: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// A coordinator with a task on it, as processes of their own.
+struct Fleet {
+    dir: tempfile::TempDir,
+    address: String,
+    coordinator: Option<Role>,
+    task: String,
+}
+
+impl Fleet {
+    fn start() -> Result<Self> {
+        let (dir, _) = state()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut fleet = Self { dir, address: format!("127.0.0.1:{port}"), coordinator: None, task: String::new() };
+        fleet.start_coordinator()?;
+        Ok(fleet)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn start_coordinator(&mut self) -> Result<()> {
+        let role = role(&["coordinator", "--listen", &self.address, "--state-dir", &self.path("c")])?;
+        self.coordinator = Some(role);
+        until("the coordinator", || Ok(grpcurl(&self.address, &["list"]).is_ok()))
+    }
+
+    fn agent(&self, id: &str) -> Result<Role> {
+        let coordinator = format!("http://{}", self.address);
+        role(&["agent", "--id", id, "--coordinator", &coordinator, "--state-dir", &self.path(id)])
+    }
+
+    fn create(&mut self, source: &Server, target: &Server) -> Result<()> {
+        let spec = serde_json::json!({"spec": {
+            "name": "by grpcurl", "mode": "MODE_SYNC",
+            "sources": [{"host": "127.0.0.1", "port": source.port}],
+            "target": {"host": "127.0.0.1", "port": target.port},
+        }});
+        let created = grpcurl(&self.address, &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"])?;
+        let created: serde_json::Value = serde_json::from_str(&created)?;
+        self.task = serde_json::json!({"id": created["id"]}).to_string();
+        Ok(())
+    }
+
+    fn call(&self, method: &str) -> Result<String> {
+        grpcurl(&self.address, &["-d", &self.task, &format!("dts.v1.TaskService/{method}")])
+    }
+
+    fn get(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.call("GetTask")?)?)
+    }
+
+    /// Waits until this agent follows the source.
+    fn follows(&self, agent: &str) -> Result<()> {
+        until(agent, || {
+            let task = self.get()?;
+            Ok(task["shards"][0]["agentId"] == agent && task["readyToComplete"] == true)
+        })
+    }
+
+    fn completed(&self) -> Result<()> {
+        until("completion", || {
+            // Not allowed while the task is interrupted, and when it is completing already.
+            let _asked_or_refused = self.call("CompleteTask");
+            Ok(self.get()?["state"] == "TASK_STATE_COMPLETED")
+        })
+    }
+}
+
+fn signal(role: &Role, name: &str) -> Result<()> {
+    let sent = Command::new("kill").args([name, &role.0.id().to_string()]).status()?;
+    ensure!(sent.success());
+    Ok(())
+}
+
 #[test]
-fn a_third_party_client_administers_separate_coordinator_and_agents_through_failover() -> Result<()> {
-    let source = Server::start("redis-7.0", &["--repl-backlog-size", "512mb"])?;
+fn an_agent_that_was_frozen_past_its_lease_is_refused_by_the_target() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-backlog-size", "64mb", "--repl-diskless-sync-delay", "0"])?;
     let target = Server::start("redis-7.0", &[])?;
     let load = Load::start(&source)?;
-    let (dir, _) = state()?;
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let address = format!("127.0.0.1:{port}");
-    let url = format!("http://{address}");
-    let _coordinator = role(&["coordinator", "--listen", &address, "--state-dir", &path("c")])?;
-    let agent = |id: &str| role(&["agent", "--id", id, "--coordinator", &url, "--state-dir", &path(id)]);
-    let first = agent("first")?;
-    until("the coordinator", || Ok(grpcurl(&address, &["list"]).is_ok()))?;
-    let listed = grpcurl(&address, &["list"])?;
+    let mut fleet = Fleet::start()?;
+    let first = fleet.agent("first")?;
+    fleet.create(&source, &target)?;
+    fleet.call("StartTask")?;
+    fleet.follows("first")?;
+    signal(&first, "-STOP")?;
+    let _second = fleet.agent("second")?;
+    fleet.follows("second")?;
+    // It wakes with batches in its hands, and a source that still feeds it.
+    signal(&first, "-CONT")?;
+    let rounds = load.rounds();
+    until("more traffic", || Ok(load.rounds() > rounds + 1000))?;
+    load.stop()?;
+    fleet.completed()?;
+    ensure!(fleet.get()?["shards"][0]["agentId"] == "second");
+    assert_equal(&source, &target)
+}
+
+#[test]
+fn a_coordinator_that_dies_stops_no_shard_and_finds_everything_again() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0"])?;
+    let target = Server::start("redis-7.0", &[])?;
+    let mut fleet = Fleet::start()?;
+    let _agent = fleet.agent("only")?;
+    fleet.create(&source, &target)?;
+    fleet.call("StartTask")?;
+    fleet.follows("only")?;
+    let epoch = fleet.get()?["shards"][0]["epoch"].clone();
+    // kill -9
+    fleet.coordinator = None;
+    redis::cmd("SET").arg("meanwhile").arg(1).exec(&mut source.connect()?)?;
+    let mut asked = target.connect()?;
+    until("a change without a coordinator", || Ok(redis::cmd("EXISTS").arg("meanwhile").query(&mut asked)?))?;
+    fleet.start_coordinator()?;
+    fleet.follows("only")?;
+    ensure!(fleet.get()?["shards"][0]["epoch"] != epoch, "a new coordinator has to claim anew");
+    ensure!(source.info("sync_full")? == "1", "it copied again");
+    fleet.completed()?;
+    assert_equal(&source, &target)
+}
+
+#[test]
+fn a_third_party_client_administers_separate_coordinator_and_agents_through_failover() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-backlog-size", "64mb", "--repl-diskless-sync-delay", "0"])?;
+    let target = Server::start("redis-7.0", &[])?;
+    let load = Load::start(&source)?;
+    let mut fleet = Fleet::start()?;
+    let first = fleet.agent("first")?;
+    let listed = grpcurl(&fleet.address, &["list"])?;
     for service in ["dts.v1.TaskService", "dts.v1.FleetService", "dts.v1.AgentService", "grpc.health.v1.Health"] {
         ensure!(listed.contains(service), "{listed}");
     }
-    let spec = serde_json::json!({"spec": {
-        "name": "by grpcurl", "mode": "MODE_SYNC",
-        "sources": [{"host": "127.0.0.1", "port": source.port}], "target": {"host": "127.0.0.1", "port": target.port},
-    }});
-    let created = grpcurl(&address, &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"])?;
-    let created: serde_json::Value = serde_json::from_str(&created)?;
-    let id = serde_json::json!({"id": created["id"]}).to_string();
-    let call = |method: &str| grpcurl(&address, &["-d", &id, &format!("dts.v1.TaskService/{method}")]);
-    let state_of = || -> Result<serde_json::Value> { Ok(serde_json::from_str(&call("GetTask")?)?) };
-    call("StartTask")?;
-    until("the copy", || Ok(state_of()?["state"] == "TASK_STATE_INCR_SYNC"))?;
-    let epoch = state_of()?["shards"][0]["epoch"].clone();
+    fleet.create(&source, &target)?;
+    fleet.call("StartTask")?;
+    fleet.follows("first")?;
+    let epoch = fleet.get()?["shards"][0]["epoch"].clone();
     let copies = source.info("sync_full")?;
-    let _second = agent("second")?;
+    let _second = fleet.agent("second")?;
+    // kill -9
     drop(first);
-    until("the failover", || {
-        let task = state_of()?;
-        let moved = task["shards"][0]["agentId"] == "second" && task["state"] == "TASK_STATE_INCR_SYNC";
-        Ok(moved && task["shards"][0]["epoch"] != epoch)
-    })?;
+    fleet.follows("second")?;
+    ensure!(fleet.get()?["shards"][0]["epoch"] != epoch);
     ensure!(source.info("sync_full")? == copies, "the second agent copied again");
     load.stop()?;
-    call("CompleteTask")?;
+    fleet.completed()?;
     let watched = Command::new(root().join(".fleet/grpcurl/bin/grpcurl"))
-        .args(["-plaintext", "-max-time", "5", "-d", &id, &address, "dts.v1.TaskService/WatchTask"])
+        .args(["-plaintext", "-max-time", "2", "-d", &fleet.task, &fleet.address, "dts.v1.TaskService/WatchTask"])
         .output()?;
     ensure!(String::from_utf8_lossy(&watched.stdout).contains("TASK_STATE_COMPLETED"), "the watch did not see the end");
     assert_equal(&source, &target)

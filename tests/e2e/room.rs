@@ -1,11 +1,12 @@
-//! Targets without room.
+//! Targets without room, and such that forget.
 
 use anyhow::{Result, ensure};
 use dts_tests::dts::Dts;
+use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
 use dts_tests::server::Server;
 
-use crate::state;
+use crate::{complete, state, until};
 
 #[test]
 fn a_full_target_is_named_and_the_same_command_goes_on_when_it_has_room() -> Result<()> {
@@ -22,6 +23,42 @@ fn a_full_target_is_named_and_the_same_command_goes_on_when_it_has_room() -> Res
     ensure!(dts.end()?.0 == Some(1));
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").exec(&mut target.connect()?)?;
     let dts = Dts::migrate(&source.url(), &target.url(), &state, &["--mode", "migrate"])?;
+    ensure!(dts.end()?.0 == Some(0));
+    assert_equal(&source, &target)
+}
+
+#[test]
+fn a_target_that_forgot_its_last_moments_is_brought_up_from_where_it_says_it_is() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])?;
+    let mut target = Server::start("redis-7.0", &[])?;
+    let load = Load::start(&source)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &target.url(), &state, &[])?;
+    dts.wait_for("a stream", |event| event["ready_to_complete"] == true)?;
+    redis::cmd("SAVE").exec(&mut target.connect()?)?;
+    let rounds = load.rounds();
+    until("changes that will be forgotten", || Ok(load.rounds() > rounds + 300))?;
+    target.crash_and_restart()?;
+    load.stop()?;
+    complete(&state)?;
+    let (code, events) = dts.end()?;
+    ensure!(code == Some(0), "{:?}", events.last());
+    ensure!(source.info("sync_full")? == "1", "the position was on the target: no copy was needed");
+    assert_equal(&source, &target)
+}
+
+#[test]
+fn a_target_that_forgot_everything_is_copied_again() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0"])?;
+    let mut target = Server::start("redis-7.0", &[])?;
+    let load = Load::start(&source)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &target.url(), &state, &[])?;
+    dts.wait_for("a stream", |event| event["ready_to_complete"] == true)?;
+    target.crash_and_restart()?;
+    until("a second copy", || Ok(source.info("sync_full")? == "2"))?;
+    load.stop()?;
+    complete(&state)?;
     ensure!(dts.end()?.0 == Some(0));
     assert_equal(&source, &target)
 }

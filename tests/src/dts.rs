@@ -28,7 +28,25 @@ pub fn binary() -> Result<PathBuf> {
 impl Dts {
     /// Starts a migration.
     pub fn migrate(source: &str, target: &str, state_dir: &Path, more: &[&str]) -> Result<Self> {
-        let mut command = Command::new(binary()?);
+        Self::migrate_under(&[], source, target, state_dir, more)
+    }
+
+    /// Starts a migration by a wrapper that takes the command line of the program behind its own.
+    pub fn migrate_under(
+        wrapper: &[&str],
+        source: &str,
+        target: &str,
+        state_dir: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
+        let mut command = match wrapper {
+            [] => Command::new(binary()?),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary()?);
+                command
+            }
+        };
         command.args(["migrate", "--json", "--source", source, "--target", target, "--state-dir"]).arg(state_dir);
         command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;

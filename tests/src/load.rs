@@ -82,11 +82,12 @@ impl Load {
     /// Begins.
     pub fn start(server: &Server) -> Result<Self> {
         let mut connection = server.connect()?;
+        let version = version(server)?;
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), rounds.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                round(&mut connection, counted.fetch_add(1, Ordering::Relaxed))?;
+                round(&mut connection, version, counted.fetch_add(1, Ordering::Relaxed))?;
                 // Busy, but not so that servers, proxies and tests starve on a small machine.
                 std::thread::sleep(PACE);
             }
@@ -113,7 +114,16 @@ impl Drop for Load {
     }
 }
 
-fn round(connection: &mut Connection, n: u64) -> Result<()> {
+/// Of Redis that the server understands, as major * 100 + minor.
+pub fn version(server: &Server) -> Result<u32> {
+    let text = server.info("redis_version")?;
+    let mut numbers = text.split('.').map(str::parse::<u32>);
+    let (major, minor) = (numbers.next().unwrap_or(Ok(0))?, numbers.next().unwrap_or(Ok(0))?);
+    // The release candidates of 4.0.
+    Ok(if (major, minor) == (3, 9) { 400 } else { major * 100 + minor })
+}
+
+fn round(connection: &mut Connection, version: u32, n: u64) -> Result<()> {
     let mut pipe = redis::pipe();
     let key = n % 500;
     pipe.cmd("INCR").arg("load:counter").ignore();
@@ -142,6 +152,7 @@ fn round(connection: &mut Connection, n: u64) -> Result<()> {
         .ignore()
         .cmd("EXEC")
         .ignore();
+    newer(&mut pipe, version, n);
     pipe.cmd("SELECT").arg(5).ignore();
     if n.is_multiple_of(50) {
         pipe.cmd("FLUSHDB").ignore();
@@ -150,4 +161,58 @@ fn round(connection: &mut Connection, n: u64) -> Result<()> {
     pipe.cmd("SELECT").arg(0).ignore();
     pipe.query::<()>(connection)?;
     Ok(())
+}
+
+/// What came with later versions, and what touches several keys or databases.
+fn newer(pipe: &mut redis::Pipeline, version: u32, n: u64) {
+    let key = n % 100;
+    pipe.cmd("PFADD").arg("load:hll").arg(n).ignore();
+    pipe.cmd("SETBIT").arg("load:bits").arg(n % 10_000).arg(n % 2).ignore();
+    pipe.cmd("SINTERSTORE").arg("load:inter").arg("load:set").arg("load:set").ignore();
+    pipe.cmd("SORT").arg("load:to").arg("LIMIT").arg(0).arg(5).arg("STORE").arg("load:sorted").ignore();
+    pipe.cmd("SET").arg(format!("load:moved:{n}")).arg(n).ignore();
+    pipe.cmd("EXPIRE").arg(format!("load:moved:{n}")).arg(3000).ignore();
+    pipe.cmd("MOVE").arg(format!("load:moved:{n}")).arg(4).ignore();
+    pipe.cmd("PSETEX").arg(format!("load:gone:{key}")).arg(20).arg(n).ignore();
+    if version >= 302 {
+        pipe.cmd("SPOP").arg("load:set").arg(2).ignore();
+        pipe.cmd("GEOADD").arg("load:geo").arg(13.36).arg(38.11).arg(key).ignore();
+        pipe.cmd("BITFIELD").arg("load:field").arg("INCRBY").arg("i16").arg(key).arg(1).ignore();
+    }
+    if version >= 400 {
+        pipe.cmd("UNLINK").arg(format!("load:new:{}", n % 500)).ignore();
+        if n.is_multiple_of(40) {
+            pipe.cmd("SELECT").arg(6).ignore().cmd("INCR").arg("six").ignore();
+            pipe.cmd("SELECT").arg(0).ignore().cmd("SWAPDB").arg(6).arg(7).ignore();
+        }
+        if n.is_multiple_of(333) {
+            pipe.cmd("SWAPDB").arg(0).arg(8).ignore().cmd("SWAPDB").arg(0).arg(8).ignore();
+        }
+    }
+    if version >= 500 {
+        pipe.cmd("XADD").arg("load:stream").arg("MAXLEN").arg(500).arg("*").arg("n").arg(n).ignore();
+        if n == 0 {
+            pipe.cmd("XGROUP").arg("CREATE").arg("load:stream").arg("readers").arg("0").ignore();
+        }
+        pipe.cmd("XREADGROUP").arg("GROUP").arg("readers").arg(key % 3).arg("COUNT").arg(1);
+        pipe.arg("STREAMS").arg("load:stream").arg(">").ignore();
+        pipe.cmd("ZPOPMIN").arg("load:zset").ignore();
+    }
+    if version >= 602 {
+        pipe.cmd("COPY").arg("load:hash").arg(format!("load:copy:{key}")).arg("REPLACE").ignore();
+        pipe.cmd("LMOVE").arg("load:to").arg("load:from").arg("LEFT").arg("RIGHT").ignore();
+        pipe.cmd("GETEX").arg(format!("load:expiring:{key}")).arg("EX").arg(4000).ignore();
+        pipe.cmd("SET").arg(format!("load:get:{key}")).arg(n).arg("PX").arg(900_000).arg("GET").ignore();
+        pipe.cmd("SET").arg(format!("load:get:{key}")).arg(n).arg("KEEPTTL").ignore();
+    }
+    if version >= 700 {
+        if n == 0 {
+            let library = "#!lua name=counting\nredis.register_function('count', function(keys) return redis.call('INCR', keys[1]) end)";
+            pipe.cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(library).ignore();
+        }
+        pipe.cmd("FCALL").arg("count").arg(1).arg("load:function").ignore();
+    }
+    if version >= 704 {
+        pipe.cmd("HPEXPIRE").arg("load:hash").arg(800_000).arg("FIELDS").arg(1).arg(n % 500).ignore();
+    }
 }

@@ -37,12 +37,34 @@ pub fn assert_equal(source: &Server, target: &Server) -> Result<()> {
             let name = String::from_utf8_lossy(key);
             let (here, there) = (value(&mut left, key)?, value(&mut right, key)?);
             ensure!(here == there, "db {db}: key {name:?} differs: {here:.300?} and {there:.300?}");
+            if let Found::Hash(pairs) = &here {
+                let fields: Vec<&Bytes> = pairs.keys().collect();
+                let (here, there) =
+                    (field_expiries(&mut left, key, &fields)?, field_expiries(&mut right, key, &fields)?);
+                ensure!(here == there, "db {db}: expiries of fields of {name:?} differ");
+            }
             let (here, there): (i64, i64) = (ask(&mut left, &[b"PTTL", key])?, ask(&mut right, &[b"PTTL", key])?);
             let same = (here < 0) == (there < 0) && (here - there).abs() <= EXPIRY_TOLERANCE_MS;
             ensure!(same, "db {db}: expiry of {name:?} differs: {here} and {there} ms");
         }
     }
+    ensure!(libraries(&mut left)? == libraries(&mut right)?, "the function libraries differ");
     Ok(())
+}
+
+/// Function libraries as Redis lists them; none before 7.0.
+fn libraries(connection: &mut Connection) -> Result<BTreeSet<String>> {
+    let listed: redis::RedisResult<Vec<Value>> = redis::cmd("FUNCTION").arg("LIST").arg("WITHCODE").query(connection);
+    Ok(listed.unwrap_or_default().into_iter().map(|library| format!("{library:?}")).collect())
+}
+
+/// Expiries of hash fields, of those that have one; none where there is no such thing.
+fn field_expiries(connection: &mut Connection, key: &[u8], fields: &[&Bytes]) -> Result<Vec<i64>> {
+    let count = fields.len().to_string();
+    let mut words = vec![b"HPEXPIRETIME".as_slice(), key, b"FIELDS", count.as_bytes()];
+    words.extend(fields.iter().map(|field| field.as_slice()));
+    let found: Result<Vec<i64>> = ask(connection, &words);
+    Ok(found.unwrap_or_else(|_| vec![-1; fields.len()]))
 }
 
 fn keys(connection: &mut Connection) -> Result<BTreeSet<Bytes>> {

@@ -15,6 +15,7 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 /// A running server.
 pub struct Server {
     child: Child,
+    command: Command,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
     password: Option<String>,
@@ -57,16 +58,29 @@ impl Server {
         command.args(options).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("{}: run `make setup`", program.display()))?;
         let password = options.iter().position(|option| *option == "--requirepass").and_then(|at| options.get(at + 1));
-        let server = Self { child, port, password: password.map(|text| (*text).to_owned()), _dir: dir };
+        let server = Self { child, command, port, password: password.map(|text| (*text).to_owned()), _dir: dir };
+        Ok(server.is_ours()?.then_some(server))
+    }
+
+    /// Dies at once, and comes again with what its last SAVE left.
+    pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = self.command.spawn()?;
+        ensure!(self.is_ours()?, "somebody took port {}", self.port);
+        Ok(())
+    }
+
+    /// Waits until it answers; false if it is somebody else who does.
+    fn is_ours(&self) -> Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            match server.connect() {
+            match self.connect() {
                 Ok(mut connection) => {
                     let info: String = redis::cmd("INFO").arg("server").query(&mut connection)?;
-                    let ours = info.contains(&format!("process_id:{}\r", server.child.id()));
-                    return Ok(ours.then_some(server));
+                    return Ok(info.contains(&format!("process_id:{}\r", self.child.id())));
                 }
-                Err(error) => ensure!(Instant::now() < deadline, "{name} does not start: {error}"),
+                Err(error) => ensure!(Instant::now() < deadline, "{:?} does not start: {error}", self.command),
             }
             std::thread::yield_now();
         }

@@ -24,7 +24,7 @@ pub struct Page {
 #[derive(Debug)]
 pub struct ExpiryPass {
     scan: Scan,
-    /// PEXPIRETIME is known (7.0); else PTTL and TIME in one MULTI, which share one clock, give the same.
+    /// PEXPIRETIME is known (7.0); else PTTL and TIME together give the same.
     knows_expiretime: bool,
     fields: bool,
 }
@@ -86,31 +86,42 @@ impl ExpiryPass {
         Ok(expiries)
     }
 
+    /// `PTTL` between two `TIME`s that name the same millisecond is exact; a key whose turn fell on the edge is asked again.
     async fn ttls(&mut self, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
-        let mut bytes = Vec::new();
-        resp::command(&mut bytes, &[b"MULTI"]);
-        resp::command(&mut bytes, &[b"TIME"]);
-        for key in keys {
-            resp::command(&mut bytes, &[b"PTTL", key]);
+        let mut expiries = vec![-1; keys.len()];
+        let mut open: Vec<usize> = (0..keys.len()).collect();
+        while !open.is_empty() {
+            let mut bytes = Vec::new();
+            resp::command(&mut bytes, &[b"TIME"]);
+            for key in open.iter().filter_map(|index| keys.get(*index)) {
+                resp::command(&mut bytes, &[b"PTTL", key]);
+                resp::command(&mut bytes, &[b"TIME"]);
+            }
+            let client = self.scan.client();
+            client.send(&bytes).await?;
+            let mut before = millis(&client.reply().await?);
+            let mut again = Vec::new();
+            for index in open {
+                let ttl = integer(&client.reply().await?);
+                let after = millis(&client.reply().await?);
+                match expiries.get_mut(index) {
+                    Some(expiry) if ttl < 0 => *expiry = ttl,
+                    Some(expiry) if before == after => *expiry = after.saturating_add(ttl),
+                    _ => again.push(index),
+                }
+                before = after;
+            }
+            open = again;
         }
-        resp::command(&mut bytes, &[b"EXEC"]);
-        let client = self.scan.client();
-        client.send(&bytes).await?;
-        for _ in 0..keys.len() + 2 {
-            client.reply().await?;
-        }
-        let BytesFrame::Array(results) = client.reply().await? else { return Ok(Vec::new()) };
-        let Some((BytesFrame::Array(time), ttls)) = results.split_first() else { return Ok(Vec::new()) };
-        let number = |index: usize| time.get(index).map_or(0, integer);
-        let now = number(0) * 1000 + number(1) / 1000;
-        Ok(ttls
-            .iter()
-            .map(|ttl| match integer(ttl) {
-                ttl if ttl < 0 => ttl,
-                ttl => now.saturating_add(ttl),
-            })
-            .collect())
+        Ok(expiries)
     }
+}
+
+/// The answer to `TIME` in ms.
+fn millis(reply: &BytesFrame) -> i64 {
+    let BytesFrame::Array(time) = reply else { return -1 };
+    let number = |index: usize| time.get(index).map_or(0, integer);
+    number(0) * 1000 + number(1) / 1000
 }
 
 async fn hash_fields(client: &mut Client, key: &[u8], out: &mut Out) -> Result<()> {

@@ -73,7 +73,10 @@ impl Checkpoint {
             );
             return Err(Error::new(Code::Fenced, message));
         }
-        parse(text).ok_or_else(|| Error::new(Code::Fenced, "the record on the target is not one of ours"))
+        // Exactly what we write: nothing that merely reads alike.
+        parse(text)
+            .filter(|record| record.encode().as_bytes() == text)
+            .ok_or_else(|| Error::new(Code::Fenced, "the record on the target is not one of ours"))
     }
 }
 
@@ -123,7 +126,16 @@ mod tests {
             let record = Checkpoint { epoch: Epoch(7), sequence: 9, copy: 1, phase };
             assert_eq!(Checkpoint::decode(record.encode().as_bytes()).unwrap(), record);
         }
-        for garbage in ["", "1", "2 1 1 1 claimed", "1 x 1 1 claimed", "1 1 1 1 streaming", "1 1 1 1 claimed more"] {
+        for garbage in [
+            "",
+            "1",
+            "2 1 1 1 claimed",
+            "1 x 1 1 claimed",
+            "1 1 1 1 streaming",
+            "1 1 1 1 claimed more",
+            "1 01 1 1 claimed",
+            "1 1 +1 1 claimed",
+        ] {
             assert!(Checkpoint::decode(garbage.as_bytes()).is_err(), "{garbage}");
         }
     }

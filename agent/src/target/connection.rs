@@ -77,19 +77,21 @@ impl Connection {
         self.read.next().await
     }
 
-    /// The error that a reply to EXEC's element is, if it is one; its elements are passed over.
+    /// The error that an element of EXEC's reply is, if it is one. What an element holds in turn is passed over: a script
+    /// may return errors among its values.
     pub(super) async fn element(&mut self) -> Result<Option<String>> {
-        let mut left = 1usize;
-        let mut error = None;
+        let mut left = match self.read.next().await? {
+            Reply::Error(text) => return Ok(Some(text)),
+            Reply::Array(Some(elements)) => elements,
+            _ => 0,
+        };
         while left > 0 {
             left -= 1;
-            match self.read.next().await? {
-                Reply::Error(text) => error = error.or(Some(text)),
-                Reply::Array(Some(elements)) => left = left.saturating_add(elements),
-                _ => {}
+            if let Reply::Array(Some(elements)) = self.read.next().await? {
+                left = left.saturating_add(elements);
             }
         }
-        Ok(error)
+        Ok(None)
     }
 
     pub(super) fn refused(&self, reply: &str) -> Error {

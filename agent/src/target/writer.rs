@@ -72,6 +72,7 @@ impl Writer {
             match instruction {
                 Instruction::BeginCopy { copy } => {
                     self.copy = copy;
+                    self.applied.last = None;
                     let chunk = Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: None };
                     self.write(&chunk, None).await?;
                 }
@@ -258,16 +259,20 @@ impl Writer {
         };
         let mut failed = None;
         for index in 0..elements {
-            if let Some(text) = self.connection.element().await.map_err(Failure::Lost)? {
-                failed = failed.or(Some((index, text)));
+            if let Some(text) = self.connection.element().await.map_err(Failure::Lost)?
+                && failed.is_none()
+                && !is_the_scripts_own(&text, || named(last_chunk, index.checked_sub(before)).0)
+            {
+                failed = Some((index, text));
             }
         }
         match failed {
             None => Ok(()),
             Some((index, text)) => {
                 let (name, key) = named(last_chunk, index.checked_sub(before));
-                let message = format!("the target refused {name}, which succeeded on the source: {text}");
-                Err(Failure::Final(Error::new(Code::Diverged, message).about_key(&key)))
+                let word = text.split(' ').next().unwrap_or_default();
+                let message = format!("the target refused {name}, which succeeded on the source ({word})");
+                Err(Failure::Final(Error::new(Code::Diverged, message).about_key(&key).quoting(&text)))
             }
         }
     }
@@ -285,6 +290,14 @@ fn is_or_was_claimed(found: &Checkpoint, record: &Checkpoint) -> bool {
     let claims = found.sequence.checked_sub(record.sequence);
     claims.is_some_and(|raised| raised % CLAIM_STEP == 0)
         && Checkpoint { sequence: record.sequence, ..found.clone() } == *record
+}
+
+/// True for the error that a script ends with by itself: a source up to 4.0 sends a script that wrote something also when it
+/// failed then, as it does here.
+fn is_the_scripts_own(text: &str, name: impl FnOnce() -> String) -> bool {
+    const THE_TARGETS: [&str; 7] =
+        ["NOSCRIPT", "OOM", "READONLY", "NOPERM", "MISCONF", "NOREPLICAS", "nknown Redis command"];
+    !THE_TARGETS.iter().any(|word| text.contains(word)) && matches!(name().as_str(), "EVAL" | "EVALSHA")
 }
 
 fn rewound(why: &str) -> Error {
@@ -323,6 +336,15 @@ mod tests {
     use dts_common::ids::Epoch;
 
     use super::*;
+
+    #[test]
+    fn the_error_of_a_script_is_its_own_unless_the_target_made_it() {
+        let of = |name: &'static str| move || name.to_owned();
+        assert!(is_the_scripts_own("ERR Error running script: no", of("EVAL")));
+        assert!(!is_the_scripts_own("ERR Error running script: -OOM command not allowed", of("EVAL")));
+        assert!(!is_the_scripts_own("NOSCRIPT No matching script", of("EVALSHA")));
+        assert!(!is_the_scripts_own("WRONGTYPE Operation", of("INCR")));
+    }
 
     #[test]
     fn a_lost_claim_is_not_taken_for_a_transaction() {
