@@ -1,7 +1,7 @@
 //! A real server of one version, on a port of its own, ended with its owner.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Server {
     /// Where it listens on 127.0.0.1.
     pub port: u16,
     password: Option<String>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// The root of the checkout.
@@ -40,25 +40,30 @@ fn free_port() -> u16 {
 impl Server {
     /// Starts a server of the fleet, for example `redis-6.2`; 7.0 is the system's own.
     pub fn start(name: &str, options: &[&str]) -> Result<Self> {
+        let installed = root().join(".fleet").join(name).join("bin/redis-server");
+        let program = if name == "redis-7.0" { PathBuf::from("redis-server") } else { installed };
+        Self::start_program(&program, options)
+    }
+
+    /// Starts any server.
+    pub fn start_program(program: &Path, options: &[&str]) -> Result<Self> {
         loop {
             // Somebody may take the port between the look and the start.
-            if let Some(server) = Self::try_start(name, options)? {
+            if let Some(server) = Self::try_start(program, options)? {
                 return Ok(server);
             }
         }
     }
 
-    fn try_start(name: &str, options: &[&str]) -> Result<Option<Self>> {
+    fn try_start(program: &Path, options: &[&str]) -> Result<Option<Self>> {
         let port = free_port();
         let dir = tempfile::tempdir()?;
-        let installed = root().join(".fleet").join(name).join("bin/redis-server");
-        let program = if name == "redis-7.0" { PathBuf::from("redis-server") } else { installed };
-        let mut command = Command::new(&program);
+        let mut command = Command::new(program);
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
         command.args(options).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("{}: run `make setup`", program.display()))?;
         let password = options.iter().position(|option| *option == "--requirepass").and_then(|at| options.get(at + 1));
-        let server = Self { child, command, port, password: password.map(|text| (*text).to_owned()), _dir: dir };
+        let server = Self { child, command, port, password: password.map(|text| (*text).to_owned()), dir };
         Ok(server.is_ours()?.then_some(server))
     }
 
@@ -84,6 +89,11 @@ impl Server {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// Where it keeps its files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Its process id.

@@ -374,7 +374,8 @@ fn string_rest(cursor: &mut Cursor<'_>) -> Read<Rest> {
         Head::Lzf { compressed, length } => {
             Ok(Rest::Compressed { left: compressed, output_left: length, inflate: Box::default() })
         }
-        Head::Short => Err(Fault::Bad("string")),
+        // Only its key can be large: the few bytes of the number come whole.
+        Head::Short => Err(Fault::More),
     }
 }
 
