@@ -1,5 +1,8 @@
 //! RDB files of real servers, against what those servers said stands in them (`tests/golden` records both).
 
+// Helpers of tests may fail as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
