@@ -34,7 +34,7 @@ fn fill(connection: &mut Connection, version: u32) -> Result<()> {
     for (name, value) in [("text", "value"), ("number", "-12345"), ("big", "1234567890123456789"), ("empty", "")] {
         pipe.cmd("SET").arg(format!("string:{name}")).arg(value).ignore();
     }
-    pipe.cmd("SET").arg("string:compressed").arg(&long.repeat(20)).ignore();
+    pipe.cmd("SET").arg("string:compressed").arg(long.repeat(20)).ignore();
     pipe.cmd("SET").arg(b"binary\x00\xff\n").arg(b"\x00\xff\r\n ").ignore();
     for (name, count) in [("small", 4), ("large", 520)] {
         for i in 0..count {
