@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::complete::Marker;
 use crate::endpoint::Endpoint;
 use crate::outlet::Outlet;
-use crate::route::{Commit, Dialect, Fingerprinter, Progress, Scripts, SnapshotEncoder, StreamEncoder};
+use crate::route::{Commit, Dialect, Fingerprinter, Held, Progress, Scripts, SnapshotEncoder, StreamEncoder};
 use crate::source::Record;
 use crate::spool;
 use crate::status::Board;
@@ -103,7 +103,8 @@ impl Driver {
             Some(resume) => {
                 context.board.phase(ShardPhase::CatchingUp);
                 let progress = Progress::default();
-                streaming(&context, resume.position, resume.scripts, progress, resume.holds_field_expiry)
+                let held = Held::everything();
+                streaming(&context, resume.position, resume.scripts, progress, held, resume.holds_field_expiry)
             }
         };
         Self { context, directive, reader, outlet, mode, marker: None, copy: start.copy, dirty: start.dirty }
@@ -238,7 +239,7 @@ impl Driver {
         let position = Position { history: copying.history, offset: copying.offset, db: facts.stream_db };
         let holds_field_expiry = facts.holds_field_expiry;
         self.outlet.commit(Commit { position: Some(position), holds_field_expiry, progress }).await?;
-        self.mode = streaming(&self.context, position, facts.scripts, progress, holds_field_expiry);
+        self.mode = streaming(&self.context, position, facts.scripts, progress, facts.held, holds_field_expiry);
         self.context.board.phase(ShardPhase::CatchingUp);
         Ok(())
     }
@@ -262,6 +263,7 @@ fn streaming(
     position: Position,
     scripts: Scripts,
     progress: Progress,
+    held: Held,
     holds_field_expiry: bool,
 ) -> Mode {
     let reserved = ["position", "scripts"].map(|name| reserved_key(&context.shard, name).into_bytes());
@@ -272,6 +274,7 @@ fn streaming(
         reserved.to_vec(),
         scripts,
         progress,
+        held,
         holds_field_expiry,
     )))
 }

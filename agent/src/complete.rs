@@ -120,34 +120,29 @@ impl Driver {
         let target = self.context.target.clone();
         let holds_field_expiry = self.streaming()?.holds_field_expiry();
         self.streaming()?.set_exact();
-        let mut pass = ExpiryPass::new(&target, &dialect, holds_field_expiry).await?;
         loop {
             // Nothing of ours may change a key between reading its expiry and writing it.
             self.quiet().await?;
             if self.released() {
                 return Ok(());
             }
-            let Some(page) = pass.next_page().await? else { break };
-            self.write_page(page).await?;
-            for _ in 0..STEPS_BETWEEN_PAGES {
-                match self.reader.try_next()? {
-                    Some(record) => self.take(record).await?,
-                    None => break,
-                }
-            }
-        }
-        // Keys that got a held expiry under a new name while the pass went by.
-        loop {
-            self.quiet().await?;
-            let again = self.streaming()?.take_recheck();
-            if again.everything {
-                return Box::pin(self.restore_expiries()).await;
-            }
-            if again.keys.is_empty() || self.released() {
-                return Ok(());
-            }
-            for page in pass.recheck(&again.keys).await? {
+            let mut pass = match self.streaming()?.take_held().into_keys() {
+                None => ExpiryPass::over_everything(&target, &dialect, holds_field_expiry).await?,
+                Some(keys) if keys.is_empty() => return Ok(()),
+                Some(keys) => ExpiryPass::over(&target, &dialect, holds_field_expiry, keys).await?,
+            };
+            while let Some(page) = pass.next_page().await? {
                 self.write_page(page).await?;
+                for _ in 0..STEPS_BETWEEN_PAGES {
+                    match self.reader.try_next()? {
+                        Some(record) => self.take(record).await?,
+                        None => break,
+                    }
+                }
+                self.quiet().await?;
+                if self.released() {
+                    return Ok(());
+                }
             }
         }
     }

@@ -51,8 +51,10 @@ impl Observer {
                 _ = tick.tick() => {}
                 () = cancel.cancelled() => return,
             }
+            // Whether the target has caught up is for the source to say, and somebody waits for it.
+            let every = if self.board.read().phase() == ShardPhase::CatchingUp { TICK } else { ASK_EVERY };
             tokio::select! {
-                () = async { tokio::join!(source.ask(), target.ask()); } => {}
+                () = async { tokio::join!(source.ask(every), target.ask(ASK_EVERY)); } => {}
                 () = cancel.cancelled() => return,
             }
             self.show(&source.answer, &target.answer, &mut behind_since);
@@ -125,7 +127,7 @@ struct Asked {
     endpoint: Endpoint,
     side: Side,
     client: Option<Client>,
-    next: Instant,
+    asked_at: Instant,
     answer: Answer,
 }
 
@@ -140,14 +142,14 @@ struct Answer {
 
 impl Asked {
     fn new(endpoint: Endpoint, side: Side) -> Self {
-        Self { endpoint, side, client: None, next: Instant::now(), answer: Answer::default() }
+        Self { endpoint, side, client: None, asked_at: Instant::now(), answer: Answer::default() }
     }
 
-    async fn ask(&mut self) {
-        if Instant::now() < self.next {
+    async fn ask(&mut self, every: Duration) {
+        if Instant::now() < self.asked_at + every {
             return;
         }
-        self.next = Instant::now() + ASK_EVERY;
+        self.asked_at = Instant::now();
         let bounded = tokio::time::timeout(ASK_EVERY, self.try_ask()).await;
         if !matches!(bounded, Ok(Ok(()))) {
             self.client = None;

@@ -7,9 +7,9 @@ use dts_common::redis::resp;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Side};
 use crate::route::Dialect;
-use crate::sweep::Scan;
+use crate::sweep::{self, Scan};
 
 /// Commands that restore what one page of keys needs, as a transaction that begins and ends in db 0.
 #[derive(Debug)]
@@ -20,41 +20,55 @@ pub struct Page {
     pub commands: u32,
 }
 
-/// One walk over all keys. Nobody may write between reading a page and applying it.
+/// One walk over the keys that may carry a held expiry. Nobody may write between reading a page and applying it.
 #[derive(Debug)]
 pub struct ExpiryPass {
-    scan: Scan,
+    client: Client,
+    keys: Keys,
     /// PEXPIRETIME is known (7.0); else PTTL and TIME together give the same.
     knows_expiretime: bool,
     fields: bool,
 }
 
+/// Where the next keys come from.
+#[derive(Debug)]
+enum Keys {
+    All(Scan),
+    Named(std::vec::IntoIter<(u32, Box<[u8]>)>),
+}
+
+const PAGE: usize = 1000;
+
 impl ExpiryPass {
-    /// Begins at the first key. With `fields` hash fields are looked at too.
-    pub async fn new(target: &Endpoint, dialect: &Dialect, fields: bool) -> Result<Self> {
-        let scan = Scan::open(target).await?;
+    /// Over all keys. With `fields` hash fields are looked at too.
+    pub async fn over_everything(target: &Endpoint, dialect: &Dialect, fields: bool) -> Result<Self> {
+        // A database without any expiry has no held one either.
+        let scan = Scan::open(target, |counts| fields || !counts.contains("expires=0,")).await?;
+        Self::new(target, dialect, fields, Keys::All(scan)).await
+    }
+
+    /// Over these keys, sorted by database.
+    pub async fn over(target: &Endpoint, dialect: &Dialect, fields: bool, keys: Vec<(u32, Box<[u8]>)>) -> Result<Self> {
+        Self::new(target, dialect, fields, Keys::Named(keys.into_iter())).await
+    }
+
+    async fn new(target: &Endpoint, dialect: &Dialect, fields: bool, keys: Keys) -> Result<Self> {
+        let client = Client::connect(target, Side::Target).await?;
         let fields = fields && dialect.version.has_field_expiry();
-        Ok(Self { scan, knows_expiretime: dialect.version.at_least(7, 0), fields })
+        Ok(Self { client, keys, knows_expiretime: dialect.version.at_least(7, 0), fields })
     }
 
     /// What the next keys need, often nothing; `None` after the last.
     pub async fn next_page(&mut self) -> Result<Option<Page>> {
-        let Some(page) = self.scan.next_page().await? else { return Ok(None) };
+        let page = match &mut self.keys {
+            Keys::All(scan) => scan.next_page().await?,
+            Keys::Named(keys) => named_page(keys),
+        };
+        let Some(page) = page else { return Ok(None) };
+        self.client.call(&[b"SELECT", page.db.to_string().as_bytes()]).await?;
         let mut out = Out::new(page.db);
         self.keys(&page.keys, &mut out).await?;
         Ok(Some(out.page()))
-    }
-
-    /// The same for named keys.
-    pub async fn recheck(&mut self, keys: &[(u32, Vec<u8>)]) -> Result<Vec<Page>> {
-        let mut pages = Vec::new();
-        for (db, key) in keys {
-            self.scan.client().call(&[b"SELECT", db.to_string().as_bytes()]).await?;
-            let mut out = Out::new(*db);
-            self.keys(std::slice::from_ref(key), &mut out).await?;
-            pages.push(out.page());
-        }
-        Ok(pages)
     }
 
     async fn keys(&mut self, keys: &[Vec<u8>], out: &mut Out) -> Result<()> {
@@ -66,7 +80,7 @@ impl ExpiryPass {
         }
         if self.fields {
             for key in keys {
-                hash_fields(self.scan.client(), key, out).await?;
+                hash_fields(&mut self.client, key, out).await?;
             }
         }
         Ok(())
@@ -77,7 +91,7 @@ impl ExpiryPass {
         for key in keys {
             resp::command(&mut bytes, &[b"PEXPIRETIME", key]);
         }
-        let client = self.scan.client();
+        let client = &mut self.client;
         client.send(&bytes).await?;
         let mut expiries = Vec::with_capacity(keys.len());
         for _ in keys {
@@ -97,7 +111,7 @@ impl ExpiryPass {
                 resp::command(&mut bytes, &[b"PTTL", key]);
                 resp::command(&mut bytes, &[b"TIME"]);
             }
-            let client = self.scan.client();
+            let client = &mut self.client;
             client.send(&bytes).await?;
             let mut before = millis(&client.reply().await?);
             let mut again = Vec::new();
@@ -122,6 +136,14 @@ fn millis(reply: &BytesFrame) -> i64 {
     let BytesFrame::Array(time) = reply else { return -1 };
     let number = |index: usize| time.get(index).map_or(0, integer);
     number(0) * 1000 + number(1) / 1000
+}
+
+/// The next keys of one database.
+fn named_page(keys: &mut std::vec::IntoIter<(u32, Box<[u8]>)>) -> Option<sweep::Page> {
+    let (db, _) = keys.as_slice().first()?;
+    let db = *db;
+    let count = keys.as_slice().iter().take(PAGE).take_while(|(of, _)| *of == db).count();
+    Some(sweep::Page { db, keys: keys.take(count).map(|(_, key)| key.into_vec()).collect() })
 }
 
 async fn hash_fields(client: &mut Client, key: &[u8], out: &mut Out) -> Result<()> {

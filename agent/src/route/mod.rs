@@ -2,6 +2,7 @@
 
 mod chunk;
 mod fingerprint;
+mod held;
 mod out;
 mod rewrite;
 mod script;
@@ -11,9 +12,10 @@ mod value;
 
 pub use chunk::{Chunk, Commit, Progress};
 pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use held::Held;
 pub use script::Scripts;
 pub use snapshot::{SnapshotEncoder, SnapshotFacts};
-pub use stream::{Recheck, StreamEncoder};
+pub use stream::StreamEncoder;
 
 use dts_common::redis::version::ServerVersion;
 

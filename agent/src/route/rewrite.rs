@@ -5,12 +5,8 @@ use dts_common::redis::command::{Fields, Handling, Unit};
 use dts_common::redis::expiry::{HOLD_MS, hold};
 
 use super::out::Out;
-use super::stream::Recheck;
-use super::{Dialect, Scripts};
+use super::{Dialect, Held, Scripts};
 use crate::target::RESERVED_PREFIX;
-
-/// More keys than this are not worth naming one by one.
-const MOST_RECHECKED: usize = 100_000;
 
 /// A command as it came.
 #[derive(Clone, Copy)]
@@ -45,14 +41,19 @@ pub(super) struct Rewriter {
     /// When the command was received, by the source's clock.
     pub(super) now_ms: i64,
     pub(super) exact: bool,
-    pub(super) recheck: Recheck,
+    pub(super) held: Held,
     pub(super) holds_field_expiry: bool,
 }
 
 impl Rewriter {
-    pub(super) fn new(dialect: Dialect, reserved: Vec<Vec<u8>>, scripts: Scripts, holds_field_expiry: bool) -> Self {
-        let recheck = Recheck::default();
-        Self { dialect, reserved, scripts, now_ms: 0, exact: false, recheck, holds_field_expiry }
+    pub(super) fn new(
+        dialect: Dialect,
+        reserved: Vec<Vec<u8>>,
+        scripts: Scripts,
+        held: Held,
+        holds_field_expiry: bool,
+    ) -> Self {
+        Self { dialect, reserved, scripts, now_ms: 0, exact: false, held, holds_field_expiry }
     }
 
     pub(super) fn write(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Result<()> {
@@ -138,6 +139,8 @@ impl Rewriter {
                 self.after_swap(command.number(1)?, command.number(2)?, out);
             }
             Handling::Eval => {
+                // What it renames, nobody sees.
+                self.held.add_everything();
                 if let Some(hash) = self.scripts.learn(key?) {
                     self.keep(&hash, key?, out);
                     // Keeping it selected db 0.
@@ -146,6 +149,7 @@ impl Rewriter {
                 return None;
             }
             Handling::EvalSha => {
+                self.held.add_everything();
                 let body = self.scripts.body(key?)?;
                 let words: Vec<&[u8]> = [b"EVAL", body].into_iter().chain(command.from(2)).collect();
                 out.command(&words);
@@ -165,14 +169,20 @@ impl Rewriter {
                     .find(|index| command.argument(*index).is_some_and(|word| word.eq_ignore_ascii_case(b"DB")))
                     .and_then(|index| command.number(index + 1));
                 let to = database.and_then(|db| u32::try_from(db).ok()).unwrap_or(db);
-                self.look_again(to, command.argument(2)?);
+                self.held.add(to, command.argument(2)?);
                 return None;
             }
             Handling::Move => {
-                self.look_again(u32::try_from(command.number(2)?).ok()?, key?);
+                self.held.add(u32::try_from(command.number(2)?).ok()?, key?);
                 return None;
             }
-            _ => return None,
+            _ => {
+                // A module's command may do anything to names.
+                if command.argument(0)?.contains(&b'.') {
+                    self.held.add_everything();
+                }
+                return None;
+            }
         }
         Some(())
     }
@@ -183,19 +193,8 @@ impl Rewriter {
         if self.exact && at < HOLD_MS {
             return at.to_string();
         }
-        self.look_again(db, key);
+        self.held.add(db, key);
         hold(at).to_string()
-    }
-
-    fn look_again(&mut self, db: u32, key: &[u8]) {
-        if !self.exact || self.recheck.everything {
-            return;
-        }
-        if self.recheck.keys.len() < MOST_RECHECKED {
-            self.recheck.keys.push((db, key.to_vec()));
-        } else {
-            self.recheck = Recheck { keys: Vec::new(), everything: true };
-        }
     }
 
     fn set_at(&self, key: &[u8], value: &[u8], at: &str, out: &mut Out) {
@@ -282,9 +281,7 @@ impl Rewriter {
 
     /// What stood in db 0 of ours now stands in the other; the commit writes the position anew.
     fn after_swap(&mut self, left: i64, right: i64, out: &mut Out) {
-        if self.exact {
-            self.recheck = Recheck { keys: Vec::new(), everything: true };
-        }
+        self.held.add_everything();
         let other = match (left, right) {
             (0, other) | (other, 0) if other != 0 => other,
             _ => return,

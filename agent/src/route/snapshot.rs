@@ -9,7 +9,7 @@ use dts_common::redis::resp;
 
 use super::out::{CHUNK, Out};
 use super::value::{Pieces, unsupported};
-use super::{Chunk, Commit, Dialect, Fingerprint, Fingerprinter, Progress, Scripts};
+use super::{Chunk, Commit, Dialect, Fingerprint, Fingerprinter, Held, Progress, Scripts};
 use crate::target::RESERVED_PREFIX;
 
 /// Small strings go together: 1 M of 100 B cost a target 1.8 s by MSET of 50, 2.6 s by SET.
@@ -29,8 +29,16 @@ pub struct SnapshotFacts {
     pub stream_db: u32,
     /// The scripts that the source knew.
     pub scripts: Scripts,
+    /// The keys that were given a held expiry, or have such fields.
+    pub held: Held,
     /// True if a hash field has an expiry.
     pub holds_field_expiry: bool,
+}
+
+impl SnapshotFacts {
+    fn none() -> Self {
+        Self { stream_db: 0, scripts: Scripts::default(), held: Held::default(), holds_field_expiry: false }
+    }
 }
 
 struct Writer {
@@ -55,7 +63,6 @@ struct Writer {
 impl SnapshotEncoder {
     /// With a fingerprinter it tells which keys it saw.
     pub fn new(dialect: Dialect, fingerprinter: Option<Fingerprinter>) -> Self {
-        let facts = SnapshotFacts { stream_db: 0, scripts: Scripts::default(), holds_field_expiry: false };
         let writer = Writer {
             dialect,
             fingerprinter,
@@ -67,7 +74,7 @@ impl SnapshotEncoder {
             pieces: Pieces::default(),
             dropping: false,
             inside: false,
-            facts,
+            facts: SnapshotFacts::none(),
             progress: Progress::default(),
             scratch: Vec::new(),
         };
@@ -85,8 +92,7 @@ impl SnapshotEncoder {
     pub fn finish(&mut self) -> Result<SnapshotFacts> {
         self.decoder.end(&mut self.writer)?;
         self.writer.progress.snapshot_bytes = self.decoder.offset();
-        let empty = SnapshotFacts { stream_db: 0, scripts: Scripts::default(), holds_field_expiry: false };
-        Ok(std::mem::replace(&mut self.writer.facts, empty))
+        Ok(std::mem::replace(&mut self.writer.facts, SnapshotFacts::none()))
     }
 
     /// The next chunk; with `flush` also one that is not full.
@@ -148,6 +154,9 @@ impl Writer {
         if meta.db != self.out.db {
             self.flush_pairs();
             self.out.select(meta.db, &self.dialect).map_err(|error| error.about_key(meta.key))?;
+        }
+        if meta.expire_at_ms.is_some() {
+            self.facts.held.add(meta.db, meta.key);
         }
         if let Some(fingerprinter) = &self.fingerprinter {
             self.fingerprints.push(fingerprinter.of(meta.db, meta.key));
@@ -318,7 +327,10 @@ impl Sink for Writer {
             self.out.commands += 1;
         }
         self.pieces.finish(meta, &mut self.out);
-        self.facts.holds_field_expiry |= self.pieces.field_expiry;
+        if std::mem::take(&mut self.pieces.field_expiry) {
+            self.facts.holds_field_expiry = true;
+            self.facts.held.add(meta.db, meta.key);
+        }
         self.expire(meta);
         self.hand_on();
         Ok(())

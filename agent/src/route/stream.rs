@@ -9,7 +9,7 @@ use dts_common::redis::resp::CommandParser;
 
 use super::out::{CHUNK, Out};
 use super::rewrite::{Command, Rewriter};
-use super::{Chunk, Commit, Dialect, Progress, Scripts};
+use super::{Chunk, Commit, Dialect, Held, Progress, Scripts};
 
 /// A group larger than this is handed on in parts, inside of one transaction.
 const LARGEST_GROUP: usize = 1 << 20;
@@ -41,23 +41,16 @@ struct Group {
     open: bool,
 }
 
-/// Keys that may carry a held expiry although expiries are written exactly by now.
-#[derive(Debug, Default)]
-pub struct Recheck {
-    /// Database and key.
-    pub keys: Vec<(u32, Vec<u8>)>,
-    /// Too many to name.
-    pub everything: bool,
-}
-
 impl StreamEncoder {
-    /// Goes on at `position`. `reserved` are our keys on the target: that of the position, then that of the scripts.
+    /// Goes on at `position`. `reserved` are our keys on the target: that of the position, then that of the scripts;
+    /// `held` are the keys on the target that may carry a held expiry, `holds_field_expiry` says if hash fields may.
     pub fn new(
         dialect: Dialect,
         position: Position,
         reserved: Vec<Vec<u8>>,
         scripts: Scripts,
         progress: Progress,
+        held: Held,
         holds_field_expiry: bool,
     ) -> Self {
         Self {
@@ -70,7 +63,7 @@ impl StreamEncoder {
             out: Out::default(),
             group: None,
             ready: VecDeque::new(),
-            rewriter: Rewriter::new(dialect, reserved, scripts, holds_field_expiry),
+            rewriter: Rewriter::new(dialect, reserved, scripts, held, holds_field_expiry),
             progress,
         }
     }
@@ -95,9 +88,9 @@ impl StreamEncoder {
         self.rewriter.exact = true;
     }
 
-    /// What may carry a held expiry, since the last call.
-    pub fn take_recheck(&mut self) -> Recheck {
-        std::mem::take(&mut self.rewriter.recheck)
+    /// What may carry a held expiry, and was not given before.
+    pub fn take_held(&mut self) -> Held {
+        std::mem::take(&mut self.rewriter.held)
     }
 
     /// The history has a new name.
@@ -235,12 +228,12 @@ mod tests {
 
     use super::*;
 
-    fn encoder(major: u32, minor: u32) -> StreamEncoder {
+    fn new(major: u32, minor: u32) -> StreamEncoder {
         let version = ServerVersion { family: Family::Redis, major, minor, patch: 0 };
         let position = Position { history: None, offset: 0, db: 0 };
         let reserved = vec![b"__dts:t:0:position".to_vec(), b"__dts:t:0:scripts".to_vec()];
         let dialect = Dialect { version, databases: 16 };
-        StreamEncoder::new(dialect, position, reserved, Scripts::default(), Progress::default(), false)
+        StreamEncoder::new(dialect, position, reserved, Scripts::default(), Progress::default(), Held::default(), false)
     }
 
     fn stream(commands: &[&str]) -> Vec<u8> {
@@ -272,7 +265,7 @@ mod tests {
     }
 
     fn encoded(major: u32, minor: u32, commands: &[&str]) -> Vec<String> {
-        let mut encoder = encoder(major, minor);
+        let mut encoder = new(major, minor);
         encoder.feed(0, 1_000_000, &stream(commands)).unwrap();
         texts(&mut encoder)
     }
@@ -298,18 +291,32 @@ mod tests {
 
     #[test]
     fn exact_expiries_are_written_as_they_are_and_renamed_keys_are_named() {
-        let mut encoder = encoder(7, 0);
+        let mut encoder = new(7, 0);
         encoder.set_exact();
         encoder.feed(0, 0, &stream(&["PEXPIREAT k 5000", "RENAME a b", "MOVE c 3", "COPY d e DB 2"])).unwrap();
         assert_eq!(texts(&mut encoder)[0], "PEXPIREAT k 5000");
-        let recheck = encoder.take_recheck();
-        assert_eq!(recheck.keys, [(0, b"b".to_vec()), (3, b"c".to_vec()), (2, b"e".to_vec())]);
-        assert!(!recheck.everything);
+        let held = encoder.take_held().into_keys().unwrap();
+        let names: Vec<(u32, &[u8])> = held.iter().map(|(db, key)| (*db, &**key)).collect();
+        assert_eq!(names, [(0, &b"b"[..]), (2, b"e"), (3, b"c")]);
+        assert!(encoder.take_held().into_keys().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_held_is_named_and_what_hides_its_keys_means_all() {
+        let mut encoder = new(7, 0);
+        encoder.feed(0, 0, &stream(&["SETEX a 10 v", "SET b v", "EXPIRE c 5", "HPEXPIREAT h 99 FIELDS 1 f"])).unwrap();
+        let held = encoder.take_held().into_keys().unwrap();
+        assert_eq!(held.iter().map(|(_, key)| &**key).collect::<Vec<_>>(), [b"a", b"c", b"h"]);
+        for hiding in ["SWAPDB 1 2", "EVAL x 0", "JSON.SET k $ 1"] {
+            let mut fresh = new(7, 0);
+            fresh.feed(0, 0, &stream(&[hiding])).unwrap();
+            assert!(fresh.take_held().into_keys().is_none(), "{hiding}");
+        }
     }
 
     #[test]
     fn a_group_stays_in_one_transaction_and_no_commit_stands_inside_it() {
-        let mut encoder = encoder(7, 0);
+        let mut encoder = new(7, 0);
         let bytes = stream(&["SET a 1", "MULTI", "SELECT 3", "SET b 2", "SET c 3"]);
         let before = stream(&["SET a 1"]).len() as u64;
         encoder.feed(0, 0, &bytes).unwrap();
@@ -322,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_huge_group_passes_in_parts_of_one_transaction() {
-        let mut encoder = encoder(7, 0);
+        let mut encoder = new(7, 0);
         let value = "v".repeat(100_000);
         let mut commands = vec!["SET before 1".to_owned(), "MULTI".into()];
         commands.extend((0..40).map(|i| format!("SET k{i} {value}")));
@@ -346,7 +353,7 @@ mod tests {
 
     #[test]
     fn pings_move_the_position_and_write_nothing() {
-        let mut encoder = encoder(7, 0);
+        let mut encoder = new(7, 0);
         let bytes = [stream(&["ping", "REPLCONF GETACK *"]), b"\r\n".to_vec()].concat();
         encoder.feed(0, 0, &bytes).unwrap();
         let chunk = encoder.next_chunk(true).unwrap();
@@ -390,23 +397,23 @@ mod tests {
 
     #[test]
     fn commands_of_another_topology_are_refused_by_name() {
-        let error = encoder(7, 0).feed(0, 0, &stream(&["TRIMSLOTS RANGES 1"])).unwrap_err();
+        let error = new(7, 0).feed(0, 0, &stream(&["TRIMSLOTS RANGES 1"])).unwrap_err();
         assert_eq!(error.code, Code::TargetUnsupported);
         assert!(error.message.contains("TRIMSLOTS"));
     }
 
     #[test]
     fn a_gap_in_the_stream_is_an_error() {
-        assert!(encoder(7, 0).feed(1, 0, b"").is_err());
+        assert!(new(7, 0).feed(1, 0, b"").is_err());
     }
 
     proptest! {
         #[test]
         fn cuts_of_the_stream_change_nothing(cuts in prop::collection::vec(1usize..60, 1..40)) {
             let bytes = stream(&["SET a 1", "SELECT 2", "MULTI", "INCR x", "SELECT 0", "LPUSH l 1", "EXEC", "PING", "DEL a", "EXPIRE x 3"]);
-            let mut whole = encoder(7, 0);
+            let mut whole = new(7, 0);
             whole.feed(0, 5, &bytes).unwrap();
-            let mut cut = encoder(7, 0);
+            let mut cut = new(7, 0);
             let mut at = 0;
             for length in cuts.iter().cycle() {
                 let end = (at + length).min(bytes.len());
@@ -420,7 +427,7 @@ mod tests {
 
         #[test]
         fn no_stream_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _malformed_or_not = encoder(7, 0).feed(0, 0, &bytes);
+            let _malformed_or_not = new(7, 0).feed(0, 0, &bytes);
         }
     }
 }

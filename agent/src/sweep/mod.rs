@@ -36,11 +36,11 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Begins at the first database that holds keys.
-    pub async fn open(endpoint: &Endpoint) -> Result<Self> {
+    /// Begins at the first database that holds keys and whose counts (as INFO keyspace gives them) are `wanted`.
+    pub async fn open(endpoint: &Endpoint, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let mut client = Client::connect(endpoint, Side::Target).await?;
         let keyspace = client.info("keyspace").await?;
-        let number = |(name, _): (&str, &str)| name.strip_prefix("db")?.parse().ok();
+        let number = |(name, counts): (&str, &str)| name.strip_prefix("db")?.parse().ok().filter(|_| wanted(counts));
         let mut databases: Vec<u32> = keyspace.fields().filter_map(number).collect();
         databases.sort_unstable_by(|left, right| right.cmp(left));
         Ok(Self { client, databases, cursor: b"0".to_vec(), begun: false })
@@ -68,11 +68,6 @@ impl Scan {
         }
         Ok(Some(page))
     }
-
-    /// The connection, with the database of the last page selected.
-    pub(crate) fn client(&mut self) -> &mut Client {
-        &mut self.client
-    }
 }
 
 /// The keys of a target that an index does not have.
@@ -87,7 +82,7 @@ impl KeyIndex {
     /// Everything on the target that was not added. Nothing else may write meanwhile.
     pub async fn stale(mut self, endpoint: &Endpoint, fingerprinter: Fingerprinter) -> Result<Stale> {
         self.settle();
-        Ok(Stale { scan: Scan::open(endpoint).await?, index: self, fingerprinter })
+        Ok(Stale { scan: Scan::open(endpoint, |_| true).await?, index: self, fingerprinter })
     }
 }
 
