@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 
 use crate::address::Address;
 use crate::argv;
-use crate::event;
+use crate::event::{self, Rates};
 use crate::serve::{read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::task::{Mode, explain};
@@ -283,9 +283,10 @@ struct Teller {
     phase: String,
     reason: String,
     told: Instant,
-    applied: u64,
-    rate: u64,
-    measured: Instant,
+    rates: Rates,
+    /// The totals that the rates count from.
+    measured: Rates,
+    measured_at: Instant,
 }
 
 impl Teller {
@@ -303,9 +304,9 @@ impl Teller {
             phase: String::new(),
             reason: String::new(),
             told: now,
-            applied: 0,
-            rate: 0,
-            measured: now,
+            rates: Rates::default(),
+            measured: Rates::default(),
+            measured_at: now,
         }
     }
 
@@ -325,7 +326,7 @@ impl Teller {
         if phase != self.phase {
             let before = std::mem::replace(&mut self.phase, phase.clone());
             let event = json!({"event": "phase", "phase": phase, "before": before, "task": task.id});
-            self.tell(&event, || event::line(task, self.rate));
+            self.tell(&event, || event::line(task, self.rates));
         }
         let reason = event::status(task).reason.or(task.reason.clone());
         let said = reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default();
@@ -340,22 +341,30 @@ impl Teller {
         if self.json {
             println!("{}", event::progress(task));
         } else if let Some(bar) = &self.bar {
-            bar.set_message(event::line(task, self.rate));
+            bar.set_message(event::line(task, self.rates));
         } else if self.told.elapsed() >= PLAIN_EVERY {
             self.told = Instant::now();
-            eprintln!("{}", event::line(task, self.rate));
+            eprintln!("{}", event::line(task, self.rates));
         }
     }
 
     fn measure(&mut self, task: &Task) {
-        let elapsed = self.measured.elapsed();
+        let elapsed = self.measured_at.elapsed();
         if elapsed < Duration::from_secs(1) {
             return;
         }
-        let applied = event::status(task).snapshot.unwrap_or_default().applied_bytes;
+        let status = event::status(task);
+        let (snapshot, stream) = (status.snapshot.unwrap_or_default(), status.stream.unwrap_or_default());
+        let now =
+            Rates { bytes: snapshot.applied_bytes, keys: snapshot.applied_keys, commands: stream.applied_commands };
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.rate = applied.saturating_sub(self.applied).saturating_mul(1000) / millis;
-        (self.applied, self.measured) = (applied, Instant::now());
+        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / millis;
+        self.rates = Rates {
+            bytes: rate(now.bytes, self.measured.bytes),
+            keys: rate(now.keys, self.measured.keys),
+            commands: rate(now.commands, self.measured.commands),
+        };
+        (self.measured, self.measured_at) = (now, Instant::now());
     }
 
     fn completed(&self, task: &Task, elapsed: Duration) -> u8 {

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use crate::address::Address;
-use crate::event;
+use crate::event::{self, Rates};
 use crate::show::{parse_bytes, short};
 
 #[derive(Debug, Args)]
@@ -321,7 +321,7 @@ fn show(task: &Task, json: bool) {
         println!("{shown}");
         return;
     }
-    println!("{} {}", task.id, event::line(task, 0));
+    println!("{} {}", task.id, event::line(task, Rates::default()));
     if let Some(reason) = &task.reason {
         println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
     }

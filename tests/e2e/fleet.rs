@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use dts_tests::dts::binary;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
@@ -185,4 +185,22 @@ fn a_third_party_client_administers_separate_coordinator_and_agents_through_fail
         .output()?;
     ensure!(String::from_utf8_lossy(&watched.stdout).contains("TASK_STATE_COMPLETED"), "the watch did not see the end");
     assert_equal(&source, &target)
+}
+
+#[test]
+fn the_shipped_units_start_coordinator_and_agent() -> Result<()> {
+    let (dir, _) = state()?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut roles = Vec::new();
+    for unit in ["dts-coordinator", "dts-agent"] {
+        let text = std::fs::read_to_string(root().join("deploy").join(unit).with_extension("service"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/dts "));
+        let line = line.with_context(|| format!("{unit} starts nothing"))?.replace("%H", "here");
+        let line = line.replace("/var/lib", &dir.path().display().to_string()).replace("7711", &port.to_string());
+        roles.push(role(&line.split(' ').collect::<Vec<_>>())?);
+    }
+    until("the agent to register", || {
+        let agents = grpcurl(&format!("127.0.0.1:{port}"), &["dts.v1.FleetService/ListAgents"]);
+        Ok(agents.is_ok_and(|agents| agents.contains("\"here\"") && agents.contains("\"alive\": true")))
+    })
 }
