@@ -131,6 +131,10 @@ impl Driver {
                 Some(keys) if keys.is_empty() => return Ok(()),
                 Some(keys) => ExpiryPass::over(&target, &dialect, holds_field_expiry, keys).await?,
             };
+            // From 7.0 on a source sends absolute expiries.
+            if !dialect.source.at_least(7, 0) {
+                pass.trust(Client::connect(&self.context.source, Side::Source).await?);
+            }
             while let Some(page) = pass.next_page().await? {
                 self.write_page(page).await?;
                 for _ in 0..STEPS_BETWEEN_PAGES {

@@ -46,6 +46,8 @@ pub struct Job {
     pub source: Endpoint,
     /// Where the data goes.
     pub target: Endpoint,
+    /// The target may be older than the source.
+    pub allow_downgrade: bool,
     /// Its bounds; they may change.
     pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
@@ -104,7 +106,7 @@ pub async fn attempt(
         shard: job.shard.clone(),
         source: job.source.clone(),
         target: job.target.clone(),
-        dialect: Dialect { version: facts.target, databases: facts.target_databases },
+        dialect: Dialect { version: facts.target, source: facts.source, databases: facts.target_databases },
         board: board.clone(),
     };
     let mut driver = Driver::new(context, start, directive, spool_out, Outlet::new(instructions, applied));

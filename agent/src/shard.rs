@@ -41,7 +41,7 @@ async fn live(
     if *directive.borrow() != Directive::Release {
         board.phase(ShardPhase::Verifying);
         let facts = loop {
-            match verify(&job.source, &job.target, &job.shard).await {
+            match verify(job).await {
                 Ok(facts) => break facts,
                 Err(error) => retry_on(board, &mut retry, error).await?,
             }
@@ -77,7 +77,7 @@ async fn attempts(
     while *directive.borrow() != Directive::Release {
         // Whatever ended the attempt before may have taken our record with it: what the target holds is checked again.
         if !std::mem::take(&mut first)
-            && let Err(error) = verify(&job.source, &job.target, &job.shard).await
+            && let Err(error) = verify(job).await
         {
             retry_on(board, retry, error).await?;
             continue;
@@ -143,6 +143,7 @@ fn show(board: &Board, facts: &Facts) {
     board.update(|status| {
         status.source_version = facts.source.to_string();
         status.target_version = facts.target.to_string();
+        status.warnings.clone_from(&facts.warnings);
     });
 }
 

@@ -79,6 +79,7 @@ impl Supervisor {
             epoch: Epoch(assignment.epoch),
             source: endpoint(&assignment.source)?,
             target: endpoint(&assignment.target)?,
+            allow_downgrade: assignment.allow_downgrade,
             limits,
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
         })

@@ -2,11 +2,13 @@
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
+use dts_common::redis::command::is_rewritten;
 use dts_common::redis::version::ServerVersion;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::{Client, Info};
 use crate::endpoint::{Endpoint, Side};
+use crate::pipeline::Job;
 use crate::target::reserved_key;
 
 /// What the pipeline needs to know of the two servers.
@@ -18,21 +20,35 @@ pub struct Facts {
     pub target: ServerVersion,
     /// How many databases the target has.
     pub target_databases: u32,
+    /// What may stop the task later.
+    pub warnings: Vec<String>,
 }
 
 /// Runs every check. Nothing is written.
-pub async fn verify(source: &Endpoint, target: &Endpoint, shard: &ShardId) -> Result<Facts> {
+pub async fn verify(job: &Job) -> Result<Facts> {
+    let Job { source, target, shard, .. } = job;
     let mut from = Client::connect(source, Side::Source).await?;
     let mut to = Client::connect(target, Side::Target).await?;
-    let facts = Facts {
+    let mut facts = Facts {
         source: version(&mut from, Side::Source).await?,
         target: version(&mut to, Side::Target).await?,
         target_databases: databases(&mut to).await?,
+        warnings: Vec::new(),
     };
     are_two(&mut from, source, &mut to, target).await?;
     is_standalone_master(&mut to).await?;
     is_ours_to_fill(&mut to, shard).await?;
-    warn_of_eviction(&mut to).await;
+    facts.warnings.extend(eviction(&mut to).await);
+    if !facts.target.takes_all_of(&facts.source) {
+        if !job.allow_downgrade {
+            let message = format!("the target ({}) is older than the source ({})", facts.target, facts.source);
+            return Err(Error::new(Code::Downgrade, message));
+        }
+        facts.warnings.extend(unknown_commands(&mut from, &mut to).await);
+    }
+    for warning in &facts.warnings {
+        tracing::warn!(%shard, warning);
+    }
     Ok(facts)
 }
 
@@ -97,12 +113,49 @@ async fn is_ours_to_fill(to: &mut Client, shard: &ShardId) -> Result<()> {
     Err(Error::new(Code::TargetNotEmpty, format!("the target is not empty ({})", found.join(", "))))
 }
 
-async fn warn_of_eviction(to: &mut Client) {
-    let Ok(memory) = to.info("memory").await else { return };
+async fn eviction(to: &mut Client) -> Option<String> {
+    let memory = to.info("memory").await.ok()?;
     let policy = memory.get("maxmemory_policy").unwrap_or("noeviction");
-    if memory.number("maxmemory").unwrap_or(0) > 0 && policy != "noeviction" {
-        tracing::warn!(policy, "the target may evict keys while they are copied: set maxmemory-policy noeviction");
+    let may_evict = memory.number("maxmemory").unwrap_or(0) > 0 && policy != "noeviction";
+    may_evict
+        .then(|| format!("the target may evict keys while they are copied ({policy}): set maxmemory-policy noeviction"))
+}
+
+/// Commands that the source has run, that write, and that the target neither knows nor gets rewritten.
+async fn unknown_commands(from: &mut Client, to: &mut Client) -> Option<String> {
+    let used = from.info("commandstats").await.ok()?;
+    let names: Vec<String> = used
+        .fields()
+        .filter_map(|(name, _)| name.strip_prefix("cmdstat_"))
+        .filter(|name| !name.contains('|') && !is_rewritten(name.as_bytes()))
+        .map(str::to_owned)
+        .collect();
+    let mut unknown = Vec::new();
+    for name in names {
+        let ask = [&b"COMMAND"[..], b"INFO", name.as_bytes()];
+        let (here, there) = (from.ask(&ask).await.ok()?, to.ask(&ask).await.ok()?);
+        if writes(&here) && matches!(&there, BytesFrame::Array(found) if found.iter().all(is_nothing)) {
+            unknown.push(name.to_uppercase());
+        }
     }
+    (!unknown.is_empty()).then(|| {
+        format!(
+            "the target does not know {}, which the source has run: the task will stop when it comes",
+            unknown.join(", ")
+        )
+    })
+}
+
+fn is_nothing(reply: &BytesFrame) -> bool {
+    matches!(reply, BytesFrame::Null) || matches!(reply, BytesFrame::Array(fields) if fields.is_empty())
+}
+
+/// True if an answer to COMMAND INFO has the flag `write`.
+fn writes(reply: &BytesFrame) -> bool {
+    let BytesFrame::Array(commands) = reply else { return false };
+    let Some(BytesFrame::Array(fields)) = commands.first() else { return false };
+    let Some(BytesFrame::Array(flags)) = fields.get(2) else { return false };
+    flags.iter().any(|flag| flag.as_str() == Some("write"))
 }
 
 /// Sum of the keys of all databases, as INFO keyspace gives it.

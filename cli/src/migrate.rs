@@ -63,6 +63,9 @@ pub(crate) struct Arguments {
     /// Disk of the spool.
     #[arg(long, default_value = "16GiB", value_parser = parse_bytes)]
     spool_disk: u64,
+    /// Take a target that is older than the source: what it cannot express stops the migration by name.
+    #[arg(long)]
+    allow_downgrade: bool,
     /// How fast the source is read, in bytes a second; 0: as fast as it sends.
     #[arg(long, default_value = "0", value_parser = parse_bytes)]
     read_rate: u64,
@@ -139,6 +142,7 @@ impl Plan {
             target: Some(target),
             mode: dts_proto::v1::Mode::from(arguments.mode).into(),
             complete_when_caught_up: arguments.complete_when.is_some(),
+            allow_downgrade: arguments.allow_downgrade,
             limits: Some(Limits {
                 spool_memory_bytes: arguments.spool_memory,
                 spool_disk_bytes: arguments.spool_disk,
@@ -234,11 +238,12 @@ async fn adopt(
     spec: &TaskSpec,
 ) -> std::result::Result<Task, tonic::Status> {
     let held = task.spec.clone().unwrap_or_default();
-    let same = held.limits == spec.limits && held.complete_when_caught_up == spec.complete_when_caught_up;
+    let settings = |spec: &TaskSpec| (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade);
+    let same = settings(&held) == settings(spec);
     if same || !task.allowed_actions().any(|action| action == TaskAction::Update) {
         return Ok(task);
     }
-    let paths = ["limits", "complete_when_caught_up"].map(str::to_owned).to_vec();
+    let paths = ["limits", "complete_when_caught_up", "allow_downgrade"].map(str::to_owned).to_vec();
     let request = UpdateTaskRequest {
         id: task.id,
         // Our own task in our own directory; agents raise its revision meanwhile.
@@ -282,6 +287,8 @@ struct Teller {
     bar: Option<ProgressBar>,
     phase: String,
     reason: String,
+    /// How many warnings were told.
+    warned: usize,
     told: Instant,
     rates: Rates,
     /// The totals that the rates count from.
@@ -303,6 +310,7 @@ impl Teller {
             bar,
             phase: String::new(),
             reason: String::new(),
+            warned: 0,
             told: now,
             rates: Rates::default(),
             measured: Rates::default(),
@@ -328,6 +336,11 @@ impl Teller {
             let event = json!({"event": "phase", "phase": phase, "before": before, "task": task.id});
             self.tell(&event, || event::line(task, self.rates));
         }
+        let status = event::status(task);
+        for warning in status.warnings.iter().skip(self.warned) {
+            self.tell(&json!({"event": "warning", "message": warning}), || format!("warning: {warning}"));
+        }
+        self.warned = self.warned.max(status.warnings.len());
         let reason = event::status(task).reason.or(task.reason.clone());
         let said = reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default();
         if said != self.reason {

@@ -88,6 +88,9 @@ struct Create {
     /// Name of an environment variable of the agent.
     #[arg(long)]
     target_password_env: Option<String>,
+    /// Take a target that is older than the source.
+    #[arg(long)]
+    allow_downgrade: bool,
     /// Begin at once.
     #[arg(long)]
     start: bool,
@@ -307,6 +310,7 @@ fn spec(create: Create) -> Result<TaskSpec> {
         sources: vec![endpoint(&create.source, create.source_password_env).context("--source")?],
         target: Some(endpoint(&create.target, create.target_password_env).context("--target")?),
         mode: dts_proto::v1::Mode::from(create.mode).into(),
+        allow_downgrade: create.allow_downgrade,
         ..TaskSpec::default()
     })
 }

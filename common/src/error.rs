@@ -103,6 +103,8 @@ table! {
     TargetFull, "TARGET_FULL", Target, false, "raise maxmemory on the target (CONFIG SET maxmemory), then start again with the same --state-dir";
     /// The target cannot hold what the source has.
     TargetUnsupported, "TARGET_UNSUPPORTED", Target, false, "use a target of at least the source's version, with the same modules and databases";
+    /// The target is older than the source.
+    Downgrade, "DOWNGRADE", User, false, "use a target of at least the source's version, or start again with --allow-downgrade (allow_downgrade in the task)";
     /// The target refused a write that succeeded on the source.
     Diverged, "DIVERGED", Target, false, "find out who else writes to the target, then copy again into an empty target";
     /// The target's record is older than what it confirmed, or a transaction cannot be repeated: begin again from the record.

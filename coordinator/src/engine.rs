@@ -405,6 +405,7 @@ impl<S: Store> Engine<S> {
                 mode: spec.mode,
                 limits: spec.limits,
                 directive: directive.into(),
+                allow_downgrade: spec.allow_downgrade,
             });
         }
         Ok(())

@@ -6,6 +6,7 @@ mod fleet;
 mod input;
 mod network;
 mod room;
+mod versions;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

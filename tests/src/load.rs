@@ -12,6 +12,13 @@ use crate::server::Server;
 
 /// Every type in its small and large encoding, several databases, expiries, binary and empty things.
 pub fn fill(server: &Server, streams: bool) -> Result<()> {
+    fill_small(server, streams)?;
+    redis::cmd("SET").arg("huge").arg(huge()).exec(&mut server.connect()?)?;
+    Ok(())
+}
+
+/// The same without the 100 MB value.
+pub fn fill_small(server: &Server, streams: bool) -> Result<()> {
     let mut connection = server.connect()?;
     let mut pipe = redis::pipe();
     for i in 0..2000 {
@@ -40,7 +47,6 @@ pub fn fill(server: &Server, streams: bool) -> Result<()> {
     pipe.cmd("SET").arg(b"binary\x00\xff\r\n").arg(b"\x00\x01\r\n\xff").ignore();
     pipe.cmd("SET").arg("empty").arg("").ignore();
     pipe.cmd("SET").arg("compressible").arg("abc".repeat(100_000)).ignore();
-    pipe.cmd("SET").arg("huge").arg(huge()).ignore();
     pipe.cmd("HSET").arg("hash:wide").arg("field").arg("w".repeat(2 << 20)).ignore();
     if streams {
         pipe.cmd("XGROUP").arg("CREATE").arg("stream:small").arg("group").arg("0").ignore();
@@ -81,8 +87,12 @@ pub struct Load {
 impl Load {
     /// Begins.
     pub fn start(server: &Server) -> Result<Self> {
+        Self::start_as(server, version(server)?)
+    }
+
+    /// Begins, with nothing that a server of this version does not know.
+    pub fn start_as(server: &Server, version: u32) -> Result<Self> {
         let mut connection = server.connect()?;
-        let version = version(server)?;
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), rounds.clone());
         let thread = std::thread::spawn(move || {

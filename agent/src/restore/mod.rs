@@ -1,7 +1,7 @@
 //! Completion: gives keys and hash fields whose expiry is held (`dts_common::redis::expiry`) their exact one.
 
 use bytes::Bytes;
-use dts_common::error::Result;
+use dts_common::error::{Code, Error, Result};
 use dts_common::redis::expiry::restore;
 use dts_common::redis::resp;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
@@ -28,6 +28,9 @@ pub struct ExpiryPass {
     /// PEXPIRETIME is known (7.0); else PTTL and TIME together give the same.
     knows_expiretime: bool,
     fields: bool,
+    /// Up to 6.2 a source sends expiries as "in so many seconds", which we count from when they reach us: late, if it had
+    /// to wait with sending. It knows better, and is asked. `None` from 7.0 on, or where it does not let us.
+    source: Option<Client>,
 }
 
 /// Where the next keys come from.
@@ -55,7 +58,12 @@ impl ExpiryPass {
     async fn new(target: &Endpoint, dialect: &Dialect, fields: bool, keys: Keys) -> Result<Self> {
         let client = Client::connect(target, Side::Target).await?;
         let fields = fields && dialect.version.has_field_expiry();
-        Ok(Self { client, keys, knows_expiretime: dialect.version.at_least(7, 0), fields })
+        Ok(Self { client, keys, knows_expiretime: dialect.version.at_least(7, 0), fields, source: None })
+    }
+
+    /// Takes the expiries of keys that have one from the source itself.
+    pub fn trust(&mut self, source: Client) {
+        self.source = Some(source);
     }
 
     /// What the next keys need, often nothing; `None` after the last.
@@ -65,18 +73,31 @@ impl ExpiryPass {
             Keys::Named(keys) => named_page(keys),
         };
         let Some(page) = page else { return Ok(None) };
-        self.client.call(&[b"SELECT", page.db.to_string().as_bytes()]).await?;
+        let select = [&b"SELECT"[..], page.db.to_string().as_bytes()].map(<[u8]>::to_vec);
+        let select: Vec<&[u8]> = select.iter().map(Vec::as_slice).collect();
+        self.client.call(&select).await?;
+        if let Some(source) = &mut self.source
+            && let Err(error) = source.call(&select).await
+        {
+            tracing::warn!(%error, "the source does not tell its expiries: those that it sent late may be late by as much");
+            self.source = None;
+        }
         let mut out = Out::new(page.db);
         self.keys(&page.keys, &mut out).await?;
         Ok(Some(out.page()))
     }
 
     async fn keys(&mut self, keys: &[Vec<u8>], out: &mut Out) -> Result<()> {
-        let expiries = if self.knows_expiretime { self.expire_times(keys).await? } else { self.ttls(keys).await? };
-        for (key, at) in keys.iter().zip(expiries) {
-            if let Some(at) = restore(at) {
-                out.command(&[b"PEXPIREAT", key, at.to_string().as_bytes()]);
-            }
+        let expiries =
+            if self.knows_expiretime { self.expire_times(keys).await? } else { ttls(&mut self.client, keys).await? };
+        let held: Vec<(&Vec<u8>, i64)> =
+            keys.iter().zip(expiries).filter_map(|(key, at)| Some((key, restore(at)?))).collect();
+        let names: Vec<Vec<u8>> = held.iter().map(|(key, _)| (*key).clone()).collect();
+        let known = self.told_by_the_source(&names).await;
+        for ((key, at), known) in held.into_iter().zip(known) {
+            // A key that has none there by now, or is gone, will hear of it by the stream.
+            let at = if known > 0 { known } else { at };
+            out.command(&[b"PEXPIREAT", key, at.to_string().as_bytes()]);
         }
         if self.fields {
             for key in keys {
@@ -84,6 +105,20 @@ impl ExpiryPass {
             }
         }
         Ok(())
+    }
+
+    /// -1 for what it does not tell.
+    async fn told_by_the_source(&mut self, names: &[Vec<u8>]) -> Vec<i64> {
+        let silent = vec![-1; names.len()];
+        let Some(source) = self.source.as_mut().filter(|_| !names.is_empty()) else { return silent };
+        match ttls(source, names).await {
+            Ok(expiries) => expiries,
+            Err(error) => {
+                tracing::warn!(%error, "the source does not tell its expiries: those that it sent late may be late by as much");
+                self.source = None;
+                silent
+            }
+        }
     }
 
     async fn expire_times(&mut self, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
@@ -99,43 +134,44 @@ impl ExpiryPass {
         }
         Ok(expiries)
     }
+}
 
-    /// `PTTL` between two `TIME`s that name the same millisecond is exact; a key whose turn fell on the edge is asked again.
-    async fn ttls(&mut self, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
-        let mut expiries = vec![-1; keys.len()];
-        let mut open: Vec<usize> = (0..keys.len()).collect();
-        while !open.is_empty() {
-            let mut bytes = Vec::new();
+/// `PTTL` between two `TIME`s that name the same millisecond is exact; a key whose turn fell on the edge is asked again.
+async fn ttls(client: &mut Client, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
+    let mut expiries = vec![-1; keys.len()];
+    let mut open: Vec<usize> = (0..keys.len()).collect();
+    while !open.is_empty() {
+        let mut bytes = Vec::new();
+        resp::command(&mut bytes, &[b"TIME"]);
+        for key in open.iter().filter_map(|index| keys.get(*index)) {
+            resp::command(&mut bytes, &[b"PTTL", key]);
             resp::command(&mut bytes, &[b"TIME"]);
-            for key in open.iter().filter_map(|index| keys.get(*index)) {
-                resp::command(&mut bytes, &[b"PTTL", key]);
-                resp::command(&mut bytes, &[b"TIME"]);
-            }
-            let client = &mut self.client;
-            client.send(&bytes).await?;
-            let mut before = millis(&client.reply().await?);
-            let mut again = Vec::new();
-            for index in open {
-                let ttl = integer(&client.reply().await?);
-                let after = millis(&client.reply().await?);
-                match expiries.get_mut(index) {
-                    Some(expiry) if ttl < 0 => *expiry = ttl,
-                    Some(expiry) if before == after => *expiry = after.saturating_add(ttl),
-                    _ => again.push(index),
-                }
-                before = after;
-            }
-            open = again;
         }
-        Ok(expiries)
+        client.send(&bytes).await?;
+        let mut before = millis(&client.reply().await?)?;
+        let mut again = Vec::new();
+        for index in open {
+            let ttl = integer(&client.reply().await?);
+            let after = millis(&client.reply().await?)?;
+            match expiries.get_mut(index) {
+                Some(expiry) if ttl < 0 => *expiry = ttl,
+                Some(expiry) if before == after => *expiry = after.saturating_add(ttl),
+                _ => again.push(index),
+            }
+            before = after;
+        }
+        open = again;
     }
+    Ok(expiries)
 }
 
 /// The answer to `TIME` in ms.
-fn millis(reply: &BytesFrame) -> i64 {
-    let BytesFrame::Array(time) = reply else { return -1 };
+fn millis(reply: &BytesFrame) -> Result<i64> {
+    let BytesFrame::Array(time) = reply else {
+        return Err(Error::new(Code::TargetPermission, "a server does not answer TIME, by which expiries are told"));
+    };
     let number = |index: usize| time.get(index).map_or(0, integer);
-    number(0) * 1000 + number(1) / 1000
+    Ok(number(0) * 1000 + number(1) / 1000)
 }
 
 /// The next keys of one database.

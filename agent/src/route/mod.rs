@@ -19,11 +19,13 @@ pub use stream::StreamEncoder;
 
 use dts_common::redis::version::ServerVersion;
 
-/// What the target understands.
+/// What the target understands, and who speaks.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
     /// Its version.
     pub version: ServerVersion,
+    /// The version of what it is told from.
+    pub source: ServerVersion,
     /// How many databases it has.
     pub databases: u32,
 }

@@ -3,6 +3,7 @@
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::command::{Fields, Handling, Unit};
 use dts_common::redis::expiry::{HOLD_MS, hold};
+use dts_common::redis::rdb::Family;
 
 use super::out::Out;
 use super::{Dialect, Held, Scripts};
@@ -108,6 +109,7 @@ impl Rewriter {
                 }
             }
             Handling::Restore => self.restore(command, db, out)?,
+            Handling::HSetEx if !self.knows_hsetex() => self.hset_ex(command, db, out)?,
             Handling::HSetEx => {
                 let option = (2..command.arguments.len())
                     .find(|index| command.argument(*index).is_some_and(|word| Unit::of_option(word).is_some()))?;
@@ -163,6 +165,25 @@ impl Rewriter {
                 }
                 return None;
             }
+            Handling::HSet if !version.at_least(4, 0) => {
+                let words: Vec<&[u8]> = std::iter::once(&b"HMSET"[..]).chain(command.from(1)).collect();
+                out.command(&words);
+            }
+            Handling::Pop if !version.at_least(6, 2) && command.arguments.len() > 2 => {
+                for _ in 0..command.number(2)? {
+                    out.command(&[command.argument(0)?, key?]);
+                }
+            }
+            Handling::LMove if !version.at_least(6, 2) => {
+                let is = |index: usize, word: &[u8]| {
+                    command.argument(index).is_some_and(|found| found.eq_ignore_ascii_case(word))
+                };
+                if !is(3, b"RIGHT") || !is(4, b"LEFT") {
+                    return None;
+                }
+                out.command(&[b"RPOPLPUSH", key?, command.argument(2)?]);
+            }
+            Handling::XMeta if !version.at_least(7, 0) => self.older_x_meta(command, out)?,
             Handling::SPublish if !version.at_least(7, 0) => {}
             Handling::Rename => {
                 let database = (3..command.arguments.len())
@@ -173,8 +194,15 @@ impl Rewriter {
                 return None;
             }
             Handling::Move => {
-                self.held.add(u32::try_from(command.number(2)?).ok()?, key?);
-                return None;
+                let to = u32::try_from(command.number(2)?).ok()?;
+                self.held.add(to, key?);
+                if self.dialect.source.at_least(3, 0) {
+                    return None;
+                }
+                // 2.8 forgets the expiry of what it moves.
+                out.raw(command.raw);
+                out.select(to, &self.dialect).ok()?;
+                out.command(&[b"PERSIST", key?]);
             }
             _ => {
                 // A module's command may do anything to names.
@@ -218,10 +246,73 @@ impl Rewriter {
             let at = self.at(unit, number, db, key);
             self.set_at(key, value, &at, out);
         } else if options().any(|(_, word)| word.eq_ignore_ascii_case(b"KEEPTTL")) {
-            out.command(&[b"SET", key, value, b"KEEPTTL"]);
+            self.set_keeping_ttl(key, value, out);
         } else {
             out.command(&[b"SET", key, value]);
         }
+        Some(())
+    }
+
+    fn set_keeping_ttl(&self, key: &[u8], value: &[u8], out: &mut Out) {
+        // To the millisecond: before 6.0 nothing says it in one command.
+        const BY_SCRIPT: &[u8] = b"local t = redis.call('PTTL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[1]) \
+            if t > 0 then redis.call('PEXPIRE', KEYS[1], t) end";
+        if self.dialect.version.at_least(6, 0) {
+            out.command(&[b"SET", key, value, b"KEEPTTL"]);
+        } else {
+            out.command(&[b"EVAL", BY_SCRIPT, b"1", key, value]);
+        }
+    }
+
+    fn knows_hsetex(&self) -> bool {
+        match self.dialect.version.family {
+            Family::Redis => self.dialect.version.at_least(8, 0),
+            Family::Valkey => self.dialect.version.at_least(9, 0),
+        }
+    }
+
+    /// `HSETEX` as HSET and, where fields can expire, HPEXPIREAT. `KEEPTTL` cannot be said where they can: refused there by name.
+    fn hset_ex(&mut self, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
+        let key = command.argument(1)?;
+        let at_fields = command.from(0).position(|word| word.eq_ignore_ascii_case(b"FIELDS"))?;
+        let pairs: Vec<&[u8]> = command.from(at_fields + 2).collect();
+        let expiry =
+            (2..at_fields).find_map(|at| Some((Unit::of_option(command.argument(at)?)?, command.number(at + 1)?)));
+        let keeps =
+            (2..at_fields).any(|at| command.argument(at).is_some_and(|word| word.eq_ignore_ascii_case(b"KEEPTTL")));
+        let can_expire = self.dialect.version.has_field_expiry();
+        if (expiry.is_some() && !can_expire) || (keeps && can_expire) {
+            return None;
+        }
+        for pair in pairs.chunks_exact(2) {
+            out.command(&[b"HSET", key, pair[0], pair[1]]);
+            if let Some((unit, number)) = expiry {
+                self.holds_field_expiry = true;
+                let at = self.at(unit, number, db, key);
+                out.command(&[b"HPEXPIREAT", key, at.as_bytes(), b"FIELDS", b"1", pair[0]]);
+            }
+        }
+        Some(())
+    }
+
+    /// `XGROUP` and `XSETID` without what came with 6.2 and 7.0: counters that only serve the shown lag.
+    fn older_x_meta(&self, command: &Command<'_>, out: &mut Out) -> Option<()> {
+        let creates_consumer = command.argument(1)?.eq_ignore_ascii_case(b"CREATECONSUMER");
+        if creates_consumer && !self.dialect.version.at_least(6, 2) {
+            // The first claim makes it.
+            return Some(());
+        }
+        let mut words = Vec::new();
+        let mut arguments = command.from(0);
+        while let Some(word) = arguments.next() {
+            let dropped = [&b"ENTRIESREAD"[..], b"ENTRIESADDED", b"MAXDELETEDID"];
+            if dropped.iter().any(|name| word.eq_ignore_ascii_case(name)) {
+                arguments.next();
+            } else {
+                words.push(word);
+            }
+        }
+        out.command(&words);
         Some(())
     }
 
@@ -272,7 +363,7 @@ impl Rewriter {
                     let at = self.at(unit, number, db, key);
                     self.set_at(key, value, &at, out);
                 }
-                None if keep => out.command(&[b"SET", key, value, b"KEEPTTL"]),
+                None if keep => self.set_keeping_ttl(key, value, out),
                 None => out.command(&[b"SET", key, value]),
             }
         }

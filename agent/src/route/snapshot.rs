@@ -119,11 +119,12 @@ impl Writer {
         if !flush || self.inside {
             return None;
         }
-        self.flush_pairs();
-        (!self.out.bytes.is_empty()).then(|| self.commit())
+        (self.pair_count > 0 || !self.out.bytes.is_empty()).then(|| self.commit())
     }
 
     fn commit(&mut self) -> Chunk {
+        // They belong to the database that is selected here, and a commit selects another.
+        self.flush_pairs();
         let commit =
             Commit { position: None, holds_field_expiry: self.facts.holds_field_expiry, progress: self.progress };
         self.out.commit(commit)
@@ -244,9 +245,10 @@ impl Sink for Writer {
     fn aux(&mut self, name: &[u8], value: &[u8]) -> Result<()> {
         match name {
             b"repl-stream-db" => {
-                let db = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-                self.facts.stream_db =
-                    db.ok_or_else(|| Error::new(Code::SnapshotCorrupt, "repl-stream-db is not a number"))?;
+                let db = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+                let db = db.ok_or_else(|| Error::new(Code::SnapshotCorrupt, "repl-stream-db is not a number"))?;
+                // Candidates of 4.0 say -1 where a SELECT follows anyway.
+                self.facts.stream_db = u32::try_from(db).unwrap_or(0);
             }
             b"lua" => drop(self.facts.scripts.learn(value)),
             _ => {}
@@ -273,7 +275,9 @@ impl Sink for Writer {
             return Ok(());
         }
         self.progress.snapshot_keys += 1;
-        if meta.kind == Kind::String {
+        // How long a key was idle, or how often it was used, only RESTORE can say.
+        let used = (meta.idle_s.is_some() || meta.freq.is_some()) && self.dialect.version.at_least(5, 0);
+        if meta.kind == Kind::String && !used {
             self.string(entry)?;
             self.hand_on();
             return Ok(());
@@ -334,5 +338,73 @@ impl Sink for Writer {
         self.expire(meta);
         self.hand_on();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dts_common::redis::rdb::Family;
+    use dts_common::redis::version::ServerVersion;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An RDB of strings: database, key, length of the value.
+    fn snapshot(keys: &[(u8, u8, usize)]) -> Vec<u8> {
+        let mut bytes = b"REDIS0009".to_vec();
+        for (db, key, length) in keys {
+            bytes.extend([254, *db, 0, 1, *key, 0x80]);
+            bytes.extend(u32::try_from(*length).unwrap().to_be_bytes());
+            bytes.extend(vec![b'v'; *length]);
+        }
+        bytes.push(255);
+        bytes.extend([0; 8]);
+        bytes
+    }
+
+    /// Database and key of everything that the commands set, as a server would see it.
+    fn written(encoder: &mut SnapshotEncoder) -> Vec<(u8, u8)> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = encoder.next_chunk(true) {
+            bytes.extend_from_slice(&chunk.bytes);
+        }
+        let mut parser = resp::CommandParser::default();
+        let (mut at, mut db, mut found) = (0, 0, Vec::new());
+        while let Some(length) = parser.parse(&bytes[at..]).unwrap() {
+            let words: Vec<&[u8]> =
+                parser.arguments().iter().map(|(start, end)| &bytes[at + start..at + end]).collect();
+            match words[0] {
+                b"SELECT" => db = std::str::from_utf8(words[1]).unwrap().parse().unwrap(),
+                b"SET" => found.push((db, words[1][0])),
+                b"MSET" => found.extend(words[1..].chunks(2).map(|pair| (db, pair[0][0]))),
+                _ => {}
+            }
+            at += length;
+            if at == bytes.len() {
+                break;
+            }
+        }
+        assert_eq!(db, 0, "a transaction has to leave db 0 selected");
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_lands_in_its_own_database_wherever_chunks_end(
+            keys in prop::collection::vec((0u8..4, any::<u8>(), prop::sample::select(vec![1usize, 900, 2000, 300_000])), 1..40),
+            piece in 1000usize..400_000,
+        ) {
+            let version = ServerVersion { family: Family::Redis, major: 7, minor: 0, patch: 0 };
+            let mut encoder = SnapshotEncoder::new(Dialect { version, source: version, databases: 16 }, None);
+            for piece in snapshot(&keys).chunks(piece) {
+                encoder.feed(piece).unwrap();
+            }
+            encoder.finish().unwrap();
+            let mut expected: Vec<(u8, u8)> = keys.iter().map(|(db, key, _)| (*db, *key)).collect();
+            let mut found = written(&mut encoder);
+            expected.sort_unstable();
+            found.sort_unstable();
+            prop_assert_eq!(found, expected);
+        }
     }
 }

@@ -232,7 +232,7 @@ mod tests {
         let version = ServerVersion { family: Family::Redis, major, minor, patch: 0 };
         let position = Position { history: None, offset: 0, db: 0 };
         let reserved = vec![b"__dts:t:0:position".to_vec(), b"__dts:t:0:scripts".to_vec()];
-        let dialect = Dialect { version, databases: 16 };
+        let dialect = Dialect { version, source: version, databases: 16 };
         StreamEncoder::new(dialect, position, reserved, Scripts::default(), Progress::default(), Held::default(), false)
     }
 
@@ -287,6 +287,23 @@ mod tests {
             ["RESTORE k 0 payload REPLACE".to_owned(), format!("PEXPIREAT k {}", at(1_000_010))]
         );
         assert_eq!(encoded(7, 4, &["HEXPIRE k 10 FIELDS 1 f"]), [format!("HPEXPIREAT k {} FIELDS 1 f", at(1_010_000))]);
+    }
+
+    #[test]
+    fn an_older_target_gets_what_it_knows() {
+        let at = hold(5000).to_string();
+        assert_eq!(encoded(3, 2, &["HSET h a 1 b 2"]), ["HMSET h a 1 b 2"]);
+        assert_eq!(encoded(5, 0, &["LPOP l 2"]), ["LPOP l", "LPOP l"]);
+        assert_eq!(encoded(5, 0, &["LMOVE a b RIGHT LEFT"]), ["RPOPLPUSH a b"]);
+        assert_eq!(encoded(6, 0, &["XGROUP SETID s g 1-1 ENTRIESREAD 4"]), ["XGROUP SETID s g 1-1"]);
+        assert!(encoded(6, 0, &["XGROUP CREATECONSUMER s g c"]).is_empty());
+        assert!(encoded(5, 0, &["SET k v KEEPTTL"])[0].starts_with("EVAL"));
+        assert_eq!(
+            encoded(7, 4, &["HSETEX h PXAT 5000 FIELDS 1 f v"]),
+            ["HSET h f v".to_owned(), format!("HPEXPIREAT h {at} FIELDS 1 f")]
+        );
+        assert_eq!(encoded(7, 0, &["HSETEX h KEEPTTL FIELDS 1 f v"]), ["HSET h f v"]);
+        assert_eq!(encoded(8, 0, &["LPOP l 2", "HSETEX h KEEPTTL FIELDS 1 f v"]).len(), 2);
     }
 
     #[test]

@@ -47,6 +47,14 @@ pub enum Handling {
     Rename,
     /// `MOVE` to another database.
     Move,
+    /// `HSET`: one field a command before 4.0.
+    HSet,
+    /// `LPOP`, `RPOP`: one element a command before 6.2.
+    Pop,
+    /// `LMOVE`, `RPOPLPUSH`'s general form, from 6.2.
+    LMove,
+    /// `XGROUP`, `XSETID`: fewer options before 7.0.
+    XMeta,
     /// Belongs to a topology that this pipeline does not carry.
     Refuse,
 }
@@ -136,9 +144,34 @@ pub fn handling(name: &[u8]) -> Handling {
         b"SPUBLISH" => SPublish,
         b"RENAME" | b"RENAMENX" | b"COPY" => Rename,
         b"MOVE" => Move,
+        b"HSET" => HSet,
+        b"LPOP" | b"RPOP" => Pop,
+        b"LMOVE" => LMove,
+        b"XGROUP" | b"XSETID" => XMeta,
         b"TRIMSLOTS" | b"CLUSTER" | b"RREPLAY" | b"SLOTSRESTORE" | b"SLOTSDEL" => Refuse,
         _ => Pass,
     }
+}
+
+/// True for a command that a target which does not know it gets in other words, or that never stands in a stream.
+pub fn is_rewritten(name: &[u8]) -> bool {
+    const NEVER_SENT: [&[u8]; 12] = [
+        b"getdel",
+        b"zmpop",
+        b"lmpop",
+        b"blmpop",
+        b"bzmpop",
+        b"bzpopmin",
+        b"bzpopmax",
+        b"hgetdel",
+        b"hgetex",
+        b"delex",
+        b"fcall",
+        b"xautoclaim",
+    ];
+    let lower = name.to_ascii_lowercase();
+    !matches!(handling(name), Handling::Pass | Handling::LMove | Handling::XMeta | Handling::Rename)
+        || NEVER_SENT.contains(&lower.as_slice())
 }
 
 #[cfg(test)]

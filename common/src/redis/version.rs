@@ -37,6 +37,25 @@ impl ServerVersion {
         (self.major, self.minor) >= (major, minor)
     }
 
+    /// True if this server knows all that a source of that version may send. Within a family the version decides. Between
+    /// the families it is what both count from: Valkey 7.2 and 8 are Redis 7.2; Valkey 9 has the field expiries of 7.4 and
+    /// HSETEX of 8.0, but nothing later.
+    pub fn takes_all_of(&self, source: &Self) -> bool {
+        if self.family == source.family {
+            return (self.major, self.minor) >= (source.major, source.minor);
+        }
+        self.common_level() >= source.common_level()
+    }
+
+    /// The version of Redis that has what this server has.
+    fn common_level(&self) -> (u32, u32) {
+        match (self.family, self.major) {
+            (Family::Redis, _) => (self.major, self.minor),
+            (Family::Valkey, 0..=8) => (7, 2),
+            (Family::Valkey, _) => (8, 0),
+        }
+    }
+
     /// True if hash fields can have expiries: Redis 7.4, Valkey 9.
     pub fn has_field_expiry(&self) -> bool {
         match self.family {
@@ -115,6 +134,17 @@ mod tests {
             _ => None,
         });
         assert_eq!(version.unwrap().to_string(), "Valkey 9.1.2");
+    }
+
+    #[test]
+    fn an_older_target_does_not_take_all() {
+        let valkey = |major| ServerVersion { family: Family::Valkey, major, minor: 0, patch: 0 };
+        assert!(redis("7.0.1").takes_all_of(&redis("7.0.15")), "patches do not matter");
+        assert!(!redis("6.2.7").takes_all_of(&redis("7.0.0")));
+        assert!(valkey(8).takes_all_of(&redis("7.2.4")) && !valkey(8).takes_all_of(&redis("7.4.1")));
+        assert!(valkey(9).takes_all_of(&redis("8.0.2")) && !valkey(9).takes_all_of(&redis("8.2.0")));
+        assert!(redis("7.2.4").takes_all_of(&valkey(8)) && !redis("7.4.1").takes_all_of(&valkey(9)));
+        assert!(redis("8.0.2").takes_all_of(&valkey(9)));
     }
 
     #[test]

@@ -19,9 +19,10 @@ pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<
             "limits.read_bytes_per_second" => limits.read_bytes_per_second = given.read_bytes_per_second,
             "limits.write_bytes_per_second" => limits.write_bytes_per_second = given.write_bytes_per_second,
             "complete_when_caught_up" => spec.complete_when_caught_up = from.complete_when_caught_up,
+            "allow_downgrade" => spec.allow_downgrade = from.allow_downgrade,
             other => {
                 let message = format!(
-                    "update_mask: {other:?} cannot be changed; limits, limits.<field> and complete_when_caught_up can"
+                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up and allow_downgrade can"
                 );
                 return Err(Error::new(Code::InvalidRequest, message));
             }
