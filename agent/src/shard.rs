@@ -95,7 +95,12 @@ async fn attempts(
             Ok(()) if cancel.is_cancelled() => std::future::pending().await,
             Ok(()) => {}
             // The stages have used their own windows up; what is left are faults that a new attempt mends.
-            Err(error) if matches!(error.code, Code::TargetRewound | Code::TargetBusy | Code::SnapshotCorrupt) => {
+            Err(error)
+                if matches!(
+                    error.code,
+                    Code::TargetRewound | Code::TargetBusy | Code::SnapshotCorrupt | Code::SourceProtocol
+                ) =>
+            {
                 if board.read().stream.is_some_and(|stream| stream.applied_offset > 0) {
                     retry.succeeded();
                 }

@@ -114,14 +114,9 @@ impl CommandParser {
         let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(LONGEST_LINE)]) else {
             return if buffer.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed("a line does not end")) };
         };
-        let mut start = 0;
-        for (at, byte) in buffer.iter().enumerate().take(end + 1) {
-            if matches!(byte, b' ' | b'\r' | b'\n') {
-                if at > start {
-                    self.arguments.push((start, at));
-                }
-                start = at + 1;
-            }
+        // A source writes commands as arrays only; what else it says (an error reply, for one) must not be run on a target.
+        if buffer[..end].iter().any(|byte| *byte != b'\r') {
+            return Err(Malformed("a line that is no command"));
         }
         Ok(Some(end + 1))
     }
@@ -175,6 +170,7 @@ mod tests {
         assert!(CommandParser::default().parse(b"*1\r\n$3\r\nabcXX").is_err());
         assert!(CommandParser::default().parse(b"*-1\r\n").is_err());
         assert!(CommandParser::default().parse(b"*1\r\n*1\r\n").is_err());
+        assert!(CommandParser::default().parse(b"-ERR unknown command\r\n").is_err());
     }
 
     proptest! {
