@@ -4,7 +4,8 @@ export RUSTDOCFLAGS := -D warnings
 
 # Installs what is missing: Debian's redis-server (7.0, with redis-benchmark), and the other servers into .fleet/.
 setup:
-	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null)
+	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc make:make; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
 	@bash tests/fleet.sh .fleet
 
 build:

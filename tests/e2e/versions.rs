@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dts_tests::dts::Dts;
@@ -10,7 +9,7 @@ use dts_tests::load::{Load, fill_small, version};
 use dts_tests::oracle::assert_equal;
 use dts_tests::server::Server;
 
-use crate::state;
+use crate::{state, until};
 
 /// Oldest first; the names are those of `tests/fleet.sh`.
 const SERVERS: [&str; 15] = [
@@ -70,7 +69,7 @@ fn moves(from: &str, to: &str, more: &[&str]) -> Result<()> {
     let common = version(&source)?.min(version(&target)?);
     fill_small(&source, common >= 500)?;
     let load = Load::start_as(&source, common)?;
-    std::thread::sleep(Duration::from_millis(100));
+    until("some traffic", || Ok(load.rounds() > 50))?;
     let (_dir, state) = state()?;
     let dts = Dts::migrate(&source.url(), &target.url(), &state, more)?;
     dts.wait_for_phase("INCR_SYNC")?;

@@ -73,8 +73,8 @@ impl ExpiryPass {
             Keys::Named(keys) => named_page(keys),
         };
         let Some(page) = page else { return Ok(None) };
-        let select = [&b"SELECT"[..], page.db.to_string().as_bytes()].map(<[u8]>::to_vec);
-        let select: Vec<&[u8]> = select.iter().map(Vec::as_slice).collect();
+        let db = page.db.to_string();
+        let select = [&b"SELECT"[..], db.as_bytes()];
         self.client.call(&select).await?;
         if let Some(source) = &mut self.source
             && let Err(error) = source.call(&select).await

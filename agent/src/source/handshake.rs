@@ -107,8 +107,7 @@ impl Wire {
     /// The head of the payload: `$length` or `$EOF:mark`.
     pub(super) async fn payload_head(&mut self) -> Result<String> {
         let head = self.line(SNAPSHOT_PATIENCE).await?;
-        if let Some(error) = head.strip_prefix("-ERR unknown command") {
-            let _which = error;
+        if head.starts_with("-ERR unknown command") {
             return Err(Error::new(Code::SourceNoReplication, format!("{} knows neither PSYNC nor SYNC", self.name)));
         }
         self.accept("SYNC", &head)?;

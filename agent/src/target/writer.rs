@@ -28,15 +28,9 @@ pub struct Writer {
     retry: Retry,
     pace: Throttle,
     copy: u64,
-    /// Chunks of the open transaction that are sent, if it has more than one.
-    open: Option<Open>,
+    /// Commands that were sent of the open transaction, if it has more than one chunk.
+    open: Option<u64>,
     applied: Applied,
-}
-
-/// Chunks of one transaction that were sent.
-#[derive(Debug, Default)]
-struct Open {
-    commands: u64,
 }
 
 /// How an attempt at a transaction failed.
@@ -160,12 +154,12 @@ impl Writer {
             Some(_) => self.queue(&chunk.bytes, u64::from(chunk.commands)).await,
             None => {
                 let begun = self.begin(&chunk.bytes, u64::from(chunk.commands)).await;
-                self.open = Some(Open::default());
+                self.open = Some(0);
                 begun
             }
         };
         if let Some(open) = &mut self.open {
-            open.commands += u64::from(chunk.commands);
+            *open += u64::from(chunk.commands);
         }
         sent.map_err(|failure| match failure {
             Failure::Final(error) => error,
@@ -178,9 +172,8 @@ impl Writer {
         bytes.extend_from_slice(&chunk.bytes);
         resp::command(&mut bytes, &[b"SET", self.key.as_bytes(), next.encode().as_bytes()]);
         let commands = u64::from(chunk.commands) + 1;
-        let before = match &self.open {
-            Some(open) => {
-                let before = open.commands;
+        let before = match self.open {
+            Some(before) => {
                 self.queue(&bytes, commands).await?;
                 before
             }

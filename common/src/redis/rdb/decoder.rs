@@ -159,12 +159,11 @@ impl Decoder {
     fn look(&mut self, cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<Look, Stop<Error>> {
         match &mut self.state {
             State::Magic => {
-                let start = *cursor;
                 let magic = cursor.take(9)?;
                 let (family, digits) = match (magic.strip_prefix(b"REDIS"), magic.strip_prefix(b"VALKEY")) {
                     (Some(digits), _) => (Family::Redis, digits),
                     (_, Some(digits)) => (Family::Valkey, digits),
-                    _ => return Err(self.not_a_snapshot(&start)),
+                    _ => return Err(not_a_snapshot()),
                 };
                 let version = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
                 let newest = if family == Family::Redis { 15 } else { 80 };
@@ -175,7 +174,7 @@ impl Decoder {
                         Ok(Look::Taken)
                     }
                     Some(_) => Err(Stop::Fault(Fault::Unknown("RDB version, newer than this program"))),
-                    None => Err(self.not_a_snapshot(&start)),
+                    None => Err(not_a_snapshot()),
                 }
             }
             State::Record => self.record(cursor, sink),
@@ -183,10 +182,6 @@ impl Decoder {
             State::Over if cursor.remaining() == 0 => Err(Stop::Fault(Fault::More)),
             State::Over => Err(Stop::Fault(Fault::Bad("end: bytes behind it"))),
         }
-    }
-
-    fn not_a_snapshot(&self, _at: &Cursor<'_>) -> Stop<Error> {
-        Stop::Fault(Fault::Bad("magic: this is not an RDB"))
     }
 
     fn record(&mut self, cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<Look, Stop<Error>> {
@@ -383,4 +378,7 @@ fn string_rest(cursor: &mut Cursor<'_>) -> Read<Rest> {
 fn at_hand(cursor: &Cursor<'_>, left: u64) -> Read<usize> {
     let here = cursor.remaining().min(usize::try_from(left).unwrap_or(usize::MAX));
     if here == 0 { Err(Fault::More) } else { Ok(here) }
+}
+fn not_a_snapshot<E>() -> Stop<E> {
+    Stop::Fault(Fault::Bad("magic: this is not an RDB"))
 }
