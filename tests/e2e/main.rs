@@ -1,5 +1,6 @@
 //! End to end: real servers, the real binary, an oracle of its own.
 
+mod cluster_target;
 mod copy;
 mod crash;
 mod fleet;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use redis::{Connection, Value};
 
 use crate::server::Server;
@@ -21,6 +21,53 @@ fn ask<T: redis::FromRedisValue>(connection: &mut Connection, words: &[&[u8]]) -
     Ok(command.query(connection)?)
 }
 
+/// Fails with the first difference between two clusters, a cluster and a server, or a server and a cluster: each side is
+/// the servers that hold its keys. Only db 0 of a cluster is looked at; it has no other.
+pub fn assert_equal_nodes(source: &[&Server], target: &[&Server]) -> Result<()> {
+    let (mut left, mut right) = (Nodes::open(source)?, Nodes::open(target)?);
+    for db in 0..DATABASES {
+        let (from, to) = (left.keys(db)?, right.keys(db)?);
+        let (here, there): (BTreeSet<&Bytes>, BTreeSet<&Bytes>) = (from.keys().collect(), to.keys().collect());
+        if let Some(key) = here.symmetric_difference(&there).next() {
+            let side = if from.contains_key(*key) { "missing on the target" } else { "only on the target" };
+            bail!("db {db}: key {:?} is {side} ({} and {} keys)", String::from_utf8_lossy(key), from.len(), to.len());
+        }
+        for (key, node) in &from {
+            let other = right.0.get_mut(to[key]).context("a node")?;
+            same(db, key, left.0.get_mut(*node).context("a node")?, other)?;
+        }
+    }
+    for node in &mut right.0 {
+        ensure!(libraries(&mut left.0[0])? == libraries(node)?, "the function libraries differ");
+    }
+    Ok(())
+}
+
+/// Connections to the servers that together hold one side.
+struct Nodes(Vec<Connection>);
+
+impl Nodes {
+    fn open(servers: &[&Server]) -> Result<Self> {
+        Ok(Self(servers.iter().map(|server| server.connect()).collect::<Result<_>>()?))
+    }
+
+    /// Every key, and which of the nodes holds it.
+    fn keys(&mut self, db: usize) -> Result<BTreeMap<Bytes, usize>> {
+        let mut found = BTreeMap::new();
+        for (node, connection) in self.0.iter_mut().enumerate() {
+            if ask::<()>(connection, &[b"SELECT", db.to_string().as_bytes()]).is_err() {
+                ensure!(db > 0, "no db 0");
+                continue;
+            }
+            for key in keys(connection)? {
+                let name = String::from_utf8_lossy(&key).into_owned();
+                ensure!(found.insert(key, node).is_none(), "key {name:?} stands on two nodes");
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// Fails with the first difference.
 pub fn assert_equal(source: &Server, target: &Server) -> Result<()> {
     let (mut left, mut right) = (source.connect()?, target.connect()?);
@@ -34,21 +81,25 @@ pub fn assert_equal(source: &Server, target: &Server) -> Result<()> {
             bail!("db {db}: key {:?} is {side} ({} and {} keys)", String::from_utf8_lossy(key), from.len(), to.len());
         }
         for key in &from {
-            let name = String::from_utf8_lossy(key);
-            let (here, there) = (value(&mut left, key)?, value(&mut right, key)?);
-            ensure!(here == there, "db {db}: key {name:?} differs: {here:.300?} and {there:.300?}");
-            if let Found::Hash(pairs) = &here {
-                let fields: Vec<&Bytes> = pairs.keys().collect();
-                let (here, there) =
-                    (field_expiries(&mut left, key, &fields)?, field_expiries(&mut right, key, &fields)?);
-                ensure!(here == there, "db {db}: expiries of fields of {name:?} differ");
-            }
-            let (here, there): (i64, i64) = (ask(&mut left, &[b"PTTL", key])?, ask(&mut right, &[b"PTTL", key])?);
-            let same = (here < 0) == (there < 0) && (here - there).abs() <= EXPIRY_TOLERANCE_MS;
-            ensure!(same, "db {db}: expiry of {name:?} differs: {here} and {there} ms");
+            same(db, key, &mut left, &mut right)?;
         }
     }
     ensure!(libraries(&mut left)? == libraries(&mut right)?, "the function libraries differ");
+    Ok(())
+}
+
+fn same(db: usize, key: &[u8], left: &mut Connection, right: &mut Connection) -> Result<()> {
+    let name = String::from_utf8_lossy(key);
+    let (here, there) = (value(left, key)?, value(right, key)?);
+    ensure!(here == there, "db {db}: key {name:?} differs: {here:.300?} and {there:.300?}");
+    if let Found::Hash(pairs) = &here {
+        let fields: Vec<&Bytes> = pairs.keys().collect();
+        let (here, there) = (field_expiries(left, key, &fields)?, field_expiries(right, key, &fields)?);
+        ensure!(here == there, "db {db}: expiries of fields of {name:?} differ");
+    }
+    let (here, there): (i64, i64) = (ask(left, &[b"PTTL", key])?, ask(right, &[b"PTTL", key])?);
+    let same = (here < 0) == (there < 0) && (here - there).abs() <= EXPIRY_TOLERANCE_MS;
+    ensure!(same, "db {db}: expiry of {name:?} differs: {here} and {there} ms");
     Ok(())
 }
 

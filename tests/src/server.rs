@@ -27,11 +27,15 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// A node of a cluster listens for the others so far above its port.
+const BUS: u16 = 10_000;
+
 fn free_port() -> u16 {
     let base = 12_000 + u16::try_from(std::process::id() % 8000).unwrap_or(0);
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
         let port = base.saturating_add(NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 2000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if free(port) && free(port + BUS) {
             return port;
         }
     }
@@ -63,21 +67,32 @@ impl Server {
         command.args(options).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("{}: run `make setup`", program.display()))?;
         let password = options.iter().position(|option| *option == "--requirepass").and_then(|at| options.get(at + 1));
-        let server = Self { child, command, port, password: password.map(|text| (*text).to_owned()), dir };
+        let mut server = Self { child, command, port, password: password.map(|text| (*text).to_owned()), dir };
         Ok(server.is_ours()?.then_some(server))
     }
 
     /// Dies at once, and comes again with what its last SAVE left.
     pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.restart()
+    }
+
+    /// Dies at once.
+    pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Comes again after its death.
+    pub fn restart(&mut self) -> Result<()> {
         self.child = self.command.spawn()?;
         ensure!(self.is_ours()?, "somebody took port {}", self.port);
         Ok(())
     }
 
-    /// Waits until it answers; false if it is somebody else who does.
-    fn is_ours(&self) -> Result<bool> {
+    /// Waits until it answers; false if it is somebody else who does, or its ports were taken.
+    fn is_ours(&mut self) -> Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             match self.connect() {
@@ -87,7 +102,10 @@ impl Server {
                 }
                 Err(error) => ensure!(Instant::now() < deadline, "{:?} does not start: {error}", self.command),
             }
-            std::thread::yield_now();
+            if self.child.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
