@@ -1,6 +1,7 @@
 //! End to end: real servers, the real binary, an oracle of its own.
 
 mod cluster_target;
+mod command_table;
 mod copy;
 mod crash;
 mod fleet;

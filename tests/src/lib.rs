@@ -2,6 +2,7 @@
 //! `dts` binary, and compares servers by plain Redis commands.
 
 pub mod cluster;
+pub mod command_table;
 pub mod dts;
 pub mod load;
 pub mod oracle;
