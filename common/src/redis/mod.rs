@@ -6,4 +6,5 @@ pub mod expiry;
 pub mod lzf;
 pub mod rdb;
 pub mod resp;
+pub mod slot;
 pub mod version;
