@@ -13,12 +13,15 @@ use tokio::sync::watch;
 use crate::complete::Marker;
 use crate::endpoint::Endpoint;
 use crate::outlet::Outlet;
-use crate::route::{Commit, Dialect, Fingerprinter, Held, Progress, Scripts, SnapshotEncoder, StreamEncoder};
+use crate::route::{
+    Clear, Commit, Dialect, Fingerprinter, Held, Progress, Scripts, SnapshotEncoder, Strays, StreamEncoder,
+};
 use crate::source::Record;
 use crate::spool;
 use crate::status::Board;
-use crate::sweep::{self, KeyIndex};
+use crate::sweep::{self, KeyIndex, Scan};
 use crate::target::reserved_key;
+use crate::topology::{self, Owner, Proof, Topology};
 
 /// How long a batch waits for the target to have room before more is gathered.
 const GATHER: Duration = Duration::from_millis(5);
@@ -34,6 +37,12 @@ pub struct Context {
     pub target: Endpoint,
     /// What the target understands.
     pub dialect: Dialect,
+    /// The task's sources.
+    pub topology: Topology,
+    /// Which keys of the target are ours.
+    pub owner: Owner,
+    /// What was proved of the source, if it is a node of a cluster.
+    pub proof: Option<Proof>,
     /// Where progress is shown.
     pub board: Board,
 }
@@ -180,13 +189,50 @@ impl Driver {
                 if let Some(marker) = &mut self.marker {
                     marker.look(offset, &bytes);
                 }
-                encoder.feed(offset, received_ms, &bytes)?;
-                while let Some(chunk) = encoder.next_chunk(false) {
-                    self.outlet.send(chunk).await?;
-                }
-                Ok(())
+                let fed = encoder.feed(offset, received_ms, &bytes);
+                self.hand_on().await?;
+                fed
             }
         }
+    }
+
+    /// Sends what is whole, and clears what a flush of the source left.
+    async fn hand_on(&mut self) -> Result<()> {
+        loop {
+            let Mode::Streaming(encoder) = &mut self.mode else { return Ok(()) };
+            if let Some(chunk) = encoder.next_chunk(false) {
+                self.outlet.send(chunk).await?;
+            } else if let Some(clear) = encoder.take_clear() {
+                self.clear(clear).await?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes every key of this shard, and no other. Cut off and begun again it ends the same: the position stays before it.
+    async fn clear(&mut self, clear: Clear) -> Result<()> {
+        self.outlet.settled().await?;
+        let mut scan = Scan::open(&self.context.target, |_| true).await?;
+        while let Some(mut page) = scan.next_page().await? {
+            page.keys.retain(|key| self.context.owner.may_own(key));
+            if clear.db.is_none_or(|db| db == page.db) && !page.keys.is_empty() {
+                self.delete(&page, clear.commit.clone()).await?;
+            }
+        }
+        self.outlet.settled().await
+    }
+
+    async fn delete(&mut self, page: &sweep::Page, commit: Commit) -> Result<u64> {
+        if self.context.owner == Owner::Unnamed {
+            self.outlet.settled().await?;
+            let key = reserved_key(&self.context.shard, "position");
+            let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
+            let others = self.context.topology.others(self.context.shard.index);
+            return topology::delete_unclaimed(&self.context.target, (&key, &record), others, page).await;
+        }
+        self.outlet.send(sweep::delete_chunk(page, commit)).await?;
+        Ok(u64::try_from(page.keys.len()).unwrap_or(u64::MAX))
     }
 
     /// Sends what is pending up to the last legal position.
@@ -213,7 +259,8 @@ impl Driver {
         self.copy += 1;
         self.outlet.begin_copy(self.copy).await?;
         let fingerprinter = self.dirty.then(Fingerprinter::new);
-        let encoder = SnapshotEncoder::new(self.context.dialect, fingerprinter.clone());
+        let encoder =
+            SnapshotEncoder::new(self.context.dialect, fingerprinter.clone()).owned_by(self.context.owner.clone());
         let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(), fingerprinter));
         self.dirty = true;
         self.marker = None;
@@ -230,6 +277,7 @@ impl Driver {
             self.outlet.send(chunk).await?;
         }
         self.outlet.settled().await?;
+        self.tell_strays(&facts.strays);
         let progress = copying.encoder.progress();
         if let Some((mut index, fingerprinter)) = copying.index {
             index.add(&copying.encoder.take_fingerprints());
@@ -246,15 +294,29 @@ impl Driver {
 
     /// Deletes what the target holds and the snapshot does not.
     async fn sweep(&mut self, index: KeyIndex, fingerprinter: Fingerprinter, progress: Progress) -> Result<()> {
-        let mut stale = index.stale(&self.context.target, fingerprinter).await?;
+        let mut stale = index.stale(&self.context.target, fingerprinter, self.context.owner.clone()).await?;
         while let Some(page) = stale.next_page().await? {
-            let keys = u64::try_from(page.keys.len()).unwrap_or(u64::MAX);
-            self.outlet.send(sweep::delete_chunk(&page, progress)).await?;
+            let commit = Commit { position: None, holds_field_expiry: false, progress };
+            let keys = self.delete(&page, commit).await?;
             self.context.board.update(|status| {
                 status.snapshot.get_or_insert_default().swept_keys += keys;
             });
         }
         self.outlet.settled().await
+    }
+}
+
+impl Driver {
+    fn tell_strays(&self, strays: &Strays) {
+        self.context.board.update(|status| status.stray_keys = strays.count);
+        if let Some((db, key)) = strays.first.first() {
+            let shown = String::from_utf8_lossy(&key[..key.len().min(64)]).escape_debug().to_string();
+            let warning = format!(
+                "{} keys on {} belong to other shards, for example \"{shown}\" in db {db}: they were not copied",
+                strays.count, self.context.source
+            );
+            self.context.board.update(|status| status.warnings.push(warning));
+        }
     }
 }
 
@@ -268,15 +330,8 @@ fn streaming(
 ) -> Mode {
     let reserved = ["position", "scripts"].map(|name| reserved_key(&context.shard, name).into_bytes());
     let dialect = context.dialect;
-    Mode::Streaming(Box::new(StreamEncoder::new(
-        dialect,
-        position,
-        reserved.to_vec(),
-        scripts,
-        progress,
-        held,
-        holds_field_expiry,
-    )))
+    let encoder = StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);
+    Mode::Streaming(Box::new(encoder.owned_by(context.owner.clone())))
 }
 
 fn out_of_order(what: &str) -> Error {

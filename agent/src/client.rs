@@ -132,6 +132,11 @@ impl Client {
 pub struct Info(String);
 
 impl Info {
+    /// Of another command that answers like INFO.
+    pub fn of(reply: &BytesFrame) -> Self {
+        Self(reply.as_str().unwrap_or_default().to_owned())
+    }
+
     /// A field's value, if it is there.
     pub fn get(&self, field: &str) -> Option<&str> {
         self.fields().find_map(|(name, value)| (name == field).then_some(value))

@@ -13,6 +13,7 @@ use crate::endpoint::Side;
 use crate::observe::source_offset;
 use crate::restore::ExpiryPass;
 use crate::route::{Chunk, Commit};
+use crate::topology;
 
 /// How much of the stream is applied between two pages of the expiry pass, so that it does not fall behind.
 const STEPS_BETWEEN_PAGES: usize = 256;
@@ -66,6 +67,9 @@ impl Driver {
         self.restore_expiries().await?;
         let barrier = self.barrier().await?;
         let completion_offset = self.reach(barrier).await?;
+        if let Some(proof) = self.context.proof.as_ref().filter(|_| !self.released()) {
+            topology::unchanged(proof, &self.context.topology.siblings).await?;
+        }
         if !self.released() {
             self.context.board.update(|status| {
                 status.stream.get_or_insert_default().completion_offset = completion_offset;
@@ -131,6 +135,7 @@ impl Driver {
                 Some(keys) if keys.is_empty() => return Ok(()),
                 Some(keys) => ExpiryPass::over(&target, &dialect, holds_field_expiry, keys).await?,
             };
+            pass.only_of(&self.context.owner, &self.context.source).await?;
             // From 7.0 on a source sends absolute expiries.
             if !dialect.source.at_least(7, 0) {
                 pass.trust(Client::connect(&self.context.source, Side::Source).await?);

@@ -17,6 +17,13 @@ pub struct Endpoint {
     pub password: Option<SecretString>,
 }
 
+impl Endpoint {
+    /// True if both name one address.
+    pub fn is_at(&self, other: &Self) -> bool {
+        (self.port, &self.host) == (other.port, &other.host)
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

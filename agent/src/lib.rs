@@ -27,4 +27,5 @@ pub mod status;
 pub mod supervisor;
 pub mod sweep;
 pub mod target;
+pub mod topology;
 pub mod verify;

@@ -6,7 +6,7 @@ use dts_common::error::{Code, Error, Result};
 use tokio::sync::{mpsc, watch};
 
 use crate::route::{Chunk, Commit};
-use crate::target::{Applied, Instruction};
+use crate::target::{Applied, Checkpoint, Instruction};
 
 /// Where the driver puts what the target shall do.
 #[derive(Debug)]
@@ -73,6 +73,11 @@ impl Outlet {
     /// The offset up to which the target holds everything, 0 while it is being copied to.
     pub fn applied_offset(&self) -> u64 {
         self.applied.borrow().position().map_or(0, |position| position.offset)
+    }
+
+    /// The record that stands on the target, once everything is settled.
+    pub fn record(&self) -> Option<Checkpoint> {
+        self.applied.borrow().checkpoint.clone()
     }
 
     async fn put(&self, instruction: Instruction) -> Result<()> {

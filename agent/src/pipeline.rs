@@ -27,7 +27,8 @@ use crate::route::{Dialect, Scripts};
 use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, SpoolConfig};
 use crate::status::Board;
-use crate::target::{self, Applied, Checkpoint, Phase, reserved_key};
+use crate::target::{self, Applied, Checkpoint, Phase, reserved_key, territory};
+use crate::topology::{self, Owner, Topology};
 use crate::verify::Facts;
 
 /// Batches on their way to the writer; each is at most about a MiB.
@@ -46,6 +47,8 @@ pub struct Job {
     pub source: Endpoint,
     /// Where the data goes.
     pub target: Endpoint,
+    /// What the task's sources are to each other.
+    pub topology: Topology,
     /// The target may be older than the source.
     pub allow_downgrade: bool,
     /// Its bounds; they may change.
@@ -76,6 +79,9 @@ pub async fn attempt(
     let retry = Retry::new(job.retry_window(), target_trouble, stop.clone());
     let pace = Throttle::new(job.limits.clone(), |limits| limits.write_bytes_per_second);
     let (writer, record) = target::claim(job.target.clone(), &job.shard, job.epoch, retry, pace).await?;
+    if let Owner::Slots(slots) = &facts.owner {
+        territory::still_ours(&job.target, &job.shard, slots).await?;
+    }
     let start = start(job, record).await?;
     board.phase(ShardPhase::Handshake);
 
@@ -106,6 +112,9 @@ pub async fn attempt(
         shard: job.shard.clone(),
         source: job.source.clone(),
         target: job.target.clone(),
+        topology: job.topology.clone(),
+        owner: facts.owner.clone(),
+        proof: facts.proof.clone(),
         dialect: Dialect { version: facts.target, source: facts.source, databases: facts.target_databases },
         board: board.clone(),
     };
@@ -115,6 +124,7 @@ pub async fn attempt(
         driven = driver.run() => Ended::Driver(driven),
         source = &mut source => Ended::Source(flatten(source)),
         target = &mut target => Ended::Target(flatten(target)),
+        moved = topology_changes(job, facts) => Ended::Driver(Err(moved)),
         () = cancel.cancelled() => Ended::Driver(Ok(())),
     };
     drop(driver);
@@ -147,6 +157,14 @@ pub async fn attempt(
     result
 }
 
+/// Never ends where nothing can move.
+async fn topology_changes(job: &Job, facts: &Facts) -> Error {
+    match &facts.proof {
+        Some(proof) => topology::watch(proof.clone(), job.topology.siblings.clone()).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Ended {
     Driver(Result<()>),
     Source(Result<()>),
@@ -157,7 +175,7 @@ enum Ended {
 async fn start(job: &Job, record: Option<Checkpoint>) -> Result<Start> {
     let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
     let (resume, dirty) = match record.phase {
-        Phase::Claimed | Phase::Copying => (None, true),
+        Phase::Claimed | Phase::Copying | Phase::Taken => (None, true),
         Phase::Streaming { position, .. } if position.history.is_none() => (None, true),
         Phase::Streaming { position, holds_field_expiry, .. } => {
             let scripts = kept_scripts(job).await?;

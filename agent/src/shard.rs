@@ -11,7 +11,8 @@ use crate::limits::Limits;
 use crate::pipeline::{self, Job};
 use crate::retry::Retry;
 use crate::status::Board;
-use crate::target;
+use crate::target::{self, territory};
+use crate::topology::Owner;
 use crate::verify::{Facts, verify};
 
 /// Runs the shard until it is released, fails, or is cancelled. What became of it stands on the board.
@@ -54,7 +55,7 @@ async fn live(
         if directive.wait_for(|directive| *directive > Directive::Verify).await.is_err() {
             return std::future::pending().await;
         }
-        attempts(job, &facts, directive, board, &mut retry, cancel).await?;
+        attempts(job, facts, directive, board, &mut retry, cancel).await?;
     }
     loop {
         match target::release(&job.target, &job.shard, job.epoch).await {
@@ -67,28 +68,44 @@ async fn live(
 /// Attempt after attempt, until the directive is to release.
 async fn attempts(
     job: &Job,
-    facts: &Facts,
+    mut facts: Facts,
     directive: &watch::Receiver<Directive>,
     board: &Board,
     retry: &mut Retry,
     cancel: &CancellationToken,
 ) -> Result<()> {
     let mut first = true;
+    // True once slots were seen to move: what was copied while they did is worth nothing.
+    let mut afresh = false;
     while *directive.borrow() != Directive::Release {
         // Whatever ended the attempt before may have taken our record with it: what the target holds is checked again.
-        if !std::mem::take(&mut first)
-            && let Err(error) = verify(job).await
-        {
-            retry_on(board, retry, error).await?;
-            continue;
+        if !std::mem::take(&mut first) {
+            match verify(job).await {
+                Ok(found) => facts = found,
+                Err(error) => {
+                    retry_on(board, retry, error).await?;
+                    continue;
+                }
+            }
+            show(board, &facts);
         }
+        if let Owner::Slots(slots) = &facts.owner {
+            let (shards, epoch) = (job.topology.shards(), job.epoch);
+            if let Err(error) = territory::take(&job.target, &job.shard, shards, epoch, slots, afresh).await {
+                retry_on(board, retry, error).await?;
+                continue;
+            }
+            afresh = false;
+        }
+        // A source that failed over is read where its data is now.
+        let job = &Job { source: facts.read_from.clone(), ..job.clone() };
         let (source_trouble, seen_at_source) = watch::channel(None);
         let (target_trouble, seen_at_target) = watch::channel(None);
         let troubles = [source_trouble, target_trouble];
         let watching = CancellationToken::new();
         let watcher = tokio::spawn(show_trouble(board.clone(), [seen_at_source, seen_at_target], watching.clone()));
         // Not dropped when cancelled: it ends by itself then, having joined its stages.
-        let ended = pipeline::attempt(job, facts, directive.clone(), board, troubles, cancel).await;
+        let ended = pipeline::attempt(job, &facts, directive.clone(), board, troubles, cancel).await;
         watching.cancel();
         let _shows_only = watcher.await;
         match ended {
@@ -98,9 +115,15 @@ async fn attempts(
             Err(error)
                 if matches!(
                     error.code,
-                    Code::TargetRewound | Code::TargetBusy | Code::SnapshotCorrupt | Code::SourceProtocol
+                    Code::TargetRewound
+                        | Code::TargetBusy
+                        | Code::SnapshotCorrupt
+                        | Code::SourceProtocol
+                        | Code::SourceResharded
+                        | Code::SourceFailedOver
                 ) =>
             {
+                afresh |= error.code == Code::SourceResharded;
                 if board.read().stream.is_some_and(|stream| stream.applied_offset > 0) {
                     retry.succeeded();
                 }
@@ -149,6 +172,8 @@ fn show(board: &Board, facts: &Facts) {
         status.source_version = facts.source.to_string();
         status.target_version = facts.target.to_string();
         status.warnings.clone_from(&facts.warnings);
+        status.reading_from = facts.read_from.to_string();
+        status.owns = facts.owner.describe();
     });
 }
 

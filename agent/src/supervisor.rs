@@ -14,6 +14,7 @@ use crate::pipeline::Job;
 use crate::secret::Secrets;
 use crate::shard::Running;
 use crate::status::Board;
+use crate::topology::Topology;
 
 /// The shards of this agent.
 #[derive(Debug)]
@@ -79,10 +80,17 @@ impl Supervisor {
             epoch: Epoch(assignment.epoch),
             source: endpoint(&assignment.source)?,
             target: endpoint(&assignment.target)?,
+            topology: self.topology(assignment)?,
             allow_downgrade: assignment.allow_downgrade,
             limits,
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
         })
+    }
+
+    fn topology(&self, assignment: &Assignment) -> Result<Topology> {
+        let siblings = assignment.siblings.iter().map(|source| self.secrets.resolve(source)).collect::<Result<_>>()?;
+        let kind = assignment.topology.as_ref().map(|topology| topology.kind()).unwrap_or_default();
+        Ok(Topology { kind, siblings })
     }
 
     /// What every shard shows.

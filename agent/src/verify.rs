@@ -4,12 +4,14 @@ use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
 use dts_common::redis::command::is_rewritten;
 use dts_common::redis::version::ServerVersion;
+use dts_proto::v1::SourceKind;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::{Client, Info};
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
-use crate::target::reserved_key;
+use crate::target::{reserved_key, territory};
+use crate::topology::{self, Owner, Proof};
 
 /// What the pipeline needs to know of the two servers.
 #[derive(Clone, Debug)]
@@ -22,11 +24,19 @@ pub struct Facts {
     pub target_databases: u32,
     /// What may stop the task later.
     pub warnings: Vec<String>,
+    /// Where the source's data is now.
+    pub read_from: Endpoint,
+    /// Which keys of the target are this shard's.
+    pub owner: Owner,
+    /// What was proved of a node of a cluster.
+    pub proof: Option<Proof>,
 }
 
 /// Runs every check. Nothing is written.
 pub async fn verify(job: &Job) -> Result<Facts> {
-    let Job { source, target, shard, .. } = job;
+    let Job { target, shard, topology, .. } = job;
+    let (read_from, owner, proof) = whose(job).await?;
+    let source = &read_from.clone();
     let mut from = Client::connect(source, Side::Source).await?;
     let mut to = Client::connect(target, Side::Target).await?;
     let mut facts = Facts {
@@ -34,10 +44,13 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         target: version(&mut to, Side::Target).await?,
         target_databases: databases(&mut to).await?,
         warnings: Vec::new(),
+        read_from,
+        owner,
+        proof,
     };
     are_two(&mut from, source, &mut to, target).await?;
     is_standalone_master(&mut to).await?;
-    is_ours_to_fill(&mut to, shard).await?;
+    is_ours_to_fill(&mut to, shard, topology.shards()).await?;
     facts.warnings.extend(eviction(&mut to).await);
     if !facts.target.takes_all_of(&facts.source) {
         if !job.allow_downgrade {
@@ -50,6 +63,39 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         tracing::warn!(%shard, warning);
     }
     Ok(facts)
+}
+
+/// Where the shard is read, and which keys are its own.
+async fn whose(job: &Job) -> Result<(Endpoint, Owner, Option<Proof>)> {
+    let Job { source, target, shard, topology, .. } = job;
+    if topology.kind == SourceKind::Cluster {
+        let recorded = territory::recorded(target, &shard.task, topology.shards()).await?;
+        let proofs = topology::prove(&topology.siblings, &recorded).await?;
+        let ours = usize::try_from(shard.index).ok().and_then(|index| proofs.into_iter().nth(index));
+        let proof = ours.ok_or_else(|| Error::new(Code::Internal, "a shard without a source"))?;
+        return Ok((proof.at.clone(), Owner::Slots(proof.slots.clone()), Some(proof)));
+    }
+    not_a_part_of_a_cluster(source).await?;
+    if !topology.is_shared() {
+        return Ok((source.clone(), Owner::Everything, None));
+    }
+    topology::are_apart(&topology.siblings).await?;
+    Ok((source.clone(), Owner::Unnamed, None))
+}
+
+/// One node of a cluster has a part of the data, and nobody would notice that the rest is missing.
+async fn not_a_part_of_a_cluster(source: &Endpoint) -> Result<()> {
+    let mut client = Client::connect(source, Side::Source).await?;
+    if client.info("cluster").await?.get("cluster_enabled") != Some("1") {
+        return Ok(());
+    }
+    let whole = client.call(&[b"CLUSTER", b"INFO"]).await?;
+    let known = Info::of(&whole).number("cluster_size").unwrap_or(0);
+    if known <= 1 {
+        return Ok(());
+    }
+    let message = format!("{source} is one node of a Redis Cluster with {known} masters");
+    Err(Error::new(Code::SourceTopology, message))
 }
 
 async fn version(client: &mut Client, side: Side) -> Result<ServerVersion> {
@@ -97,10 +143,14 @@ async fn is_standalone_master(to: &mut Client) -> Result<()> {
     Ok(())
 }
 
-async fn is_ours_to_fill(to: &mut Client, shard: &ShardId) -> Result<()> {
-    let record = to.call(&[b"GET", reserved_key(shard, "position").as_bytes()]).await?;
-    if !matches!(record, BytesFrame::Null) {
-        return Ok(());
+/// Empty, or begun by any shard of this task: each of them saw it empty before the first of them wrote.
+async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Result<()> {
+    for index in std::iter::once(shard.index).chain(0..shards) {
+        let of = ShardId { task: shard.task.clone(), index };
+        let record = to.call(&[b"GET", reserved_key(&of, "position").as_bytes()]).await?;
+        if !matches!(record, BytesFrame::Null) {
+            return Ok(());
+        }
     }
     let keyspace = to.info("keyspace").await?;
     let found: Vec<String> = keyspace

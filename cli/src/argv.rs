@@ -15,7 +15,7 @@ use crate::address::without_password;
 /// Names the pipe to the program that was started again.
 const PIPE: &str = "DTS_PASSWORD_PIPE";
 
-/// The arguments without passwords, and the passwords by option.
+/// The arguments without passwords, and the passwords by [`name_of`].
 #[derive(Default)]
 pub(crate) struct Secrets {
     pub(crate) arguments: Vec<OsString>,
@@ -49,7 +49,7 @@ fn split(arguments: &[OsString]) -> (Vec<OsString>, HashMap<String, String>) {
         match without_password(value) {
             Some((url, password)) => {
                 let of = name.as_deref().unwrap_or(&option).trim_start_matches('-').to_owned();
-                passwords.insert(of, password);
+                passwords.insert(name_of(&of, &url), password);
                 clean.push(name.map_or(url.clone(), |name| format!("{name}={url}")).into());
             }
             None => clean.push(argument.clone()),
@@ -57,6 +57,11 @@ fn split(arguments: &[OsString]) -> (Vec<OsString>, HashMap<String, String>) {
         option = text.into_owned();
     }
     (clean, passwords)
+}
+
+/// What a password is found by: an option may be given several times.
+pub(crate) fn name_of(option: &str, url: &str) -> String {
+    format!("{option} {url}")
 }
 
 fn start_again(arguments: &[OsString], passwords: &HashMap<String, String>) -> Result<Secrets> {
@@ -87,10 +92,32 @@ mod tests {
 
     #[test]
     fn passwords_leave_the_arguments_in_both_spellings() {
-        let arguments = ["dts", "migrate", "--source", "redis://u:one@h:1", "--target=redis://:two@h:2", "--json"];
+        let arguments = [
+            "dts",
+            "migrate",
+            "--source",
+            "redis://u:one@h:1",
+            "--source",
+            "redis://u:three@h:3",
+            "--target=redis://:two@h:2",
+            "--json",
+        ];
         let (clean, passwords) = split(&arguments.map(OsString::from));
-        let expected = ["dts", "migrate", "--source", "redis://u@h:1", "--target=redis://h:2", "--json"];
+        let expected = [
+            "dts",
+            "migrate",
+            "--source",
+            "redis://u@h:1",
+            "--source",
+            "redis://u@h:3",
+            "--target=redis://h:2",
+            "--json",
+        ];
         assert_eq!(clean, expected.map(OsString::from));
-        assert_eq!((passwords["source"].as_str(), passwords["target"].as_str()), ("one", "two"));
+        let of = |option: &str, url: &str| passwords[&name_of(option, url)].as_str();
+        assert_eq!(
+            (of("source", "redis://u@h:1"), of("source", "redis://u@h:3"), of("target", "redis://h:2")),
+            ("one", "three", "two")
+        );
     }
 }

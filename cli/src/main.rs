@@ -6,6 +6,7 @@ mod event;
 mod migrate;
 mod serve;
 mod show;
+mod sources;
 mod task;
 
 use std::process::ExitCode;

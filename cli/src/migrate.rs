@@ -23,17 +23,19 @@ use crate::argv;
 use crate::event::{self, Rates};
 use crate::serve::{read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
+use crate::sources::Sources;
 use crate::task::{Mode, explain};
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};
 
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Of a task's name; the API takes 128 bytes.
+const LONGEST_NAME: usize = 100;
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// `redis://[user:password@]host:port`
-    #[arg(long)]
-    source: String,
+    #[command(flatten)]
+    sources: Sources,
     /// `redis://[user:password@]host:port`
     #[arg(long)]
     target: String,
@@ -114,17 +116,21 @@ struct Plan {
 impl Plan {
     fn new(arguments: &Arguments, given: argv::Secrets) -> Result<Self> {
         let mut secrets = dts_agent::secret::Secrets::default();
-        let mut endpoint = |side: &str, url: &str, file: &Option<String>| -> Result<Endpoint> {
+        let mut endpoint = |side: &str, number: usize, url: &str, file: &Option<String>| -> Result<Endpoint> {
             let Address { host, port, username, password } =
                 Address::parse(url).with_context(|| format!("--{side}"))?;
             let variable = format!("DTS_{}_PASSWORD", side.to_uppercase());
             let password = match file {
                 Some(path) => Some(read_file(path)?),
-                None => given.passwords.get(side).cloned().or(password).or_else(|| std::env::var(variable).ok()),
+                None => {
+                    let given = given.passwords.get(&argv::name_of(side, url)).cloned();
+                    given.or(password).or_else(|| std::env::var(variable).ok())
+                }
             };
             let secret = password.map(|password| {
-                secrets.insert(side, password.into());
-                Secret::AgentSecret(side.to_owned())
+                let name = format!("{side}-{number}");
+                secrets.insert(&name, password.into());
+                Secret::AgentSecret(name)
             });
             let credential = (secret.is_some() || !username.is_empty()).then_some(Credential {
                 username,
@@ -133,12 +139,19 @@ impl Plan {
             });
             Ok(Endpoint { host, port, credential })
         };
-        let source = endpoint("source", &arguments.source, &arguments.source_password_file)?;
-        let target = endpoint("target", &arguments.target, &arguments.target_password_file)?;
+        let mut sources = Vec::new();
+        for (number, url) in arguments.sources.urls()?.iter().enumerate() {
+            sources.push(endpoint("source", number, url, &arguments.source_password_file)?);
+        }
+        let target = endpoint("target", 0, &arguments.target, &arguments.target_password_file)?;
         let seconds = arguments.retry_window.as_secs().max(1);
         let spec = TaskSpec {
-            name: format!("{}:{} to {}:{}", source.host, source.port, target.host, target.port),
-            sources: vec![source],
+            name: format!("{} to {}:{}", places(&sources), target.host, target.port)
+                .chars()
+                .take(LONGEST_NAME)
+                .collect(),
+            topology: arguments.sources.topology(),
+            sources,
             target: Some(target),
             mode: dts_proto::v1::Mode::from(arguments.mode).into(),
             complete_when_caught_up: arguments.complete_when.is_some(),
@@ -185,8 +198,8 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let _stopped_or_late = tokio::time::timeout(STOP_WITHIN, server).await;
     if matches!(code, Ok(STOPPED)) {
         let again = format!(
-            "dts migrate --source {} --target {} --state-dir {}",
-            arguments.source,
+            "dts migrate {} --target {} --state-dir {}",
+            arguments.sources.again(),
             arguments.target,
             arguments.state_dir.display()
         );
@@ -263,13 +276,11 @@ async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Resul
         return Ok(client.create_task(request).await.map_err(|status| explain(&status))?.into_inner());
     };
     let held = found.spec.clone().unwrap_or_default();
-    let place = |endpoint: Option<&Endpoint>| {
-        endpoint.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)).unwrap_or_default()
-    };
+    let place = |endpoint: &Option<Endpoint>| places(endpoint.as_slice());
     let mode = |spec: &TaskSpec| format!("{:?}", spec.mode());
     for (what, held, asked) in [
-        ("source", place(held.sources.first()), place(spec.sources.first())),
-        ("target", place(held.target.as_ref()), place(spec.target.as_ref())),
+        ("source", places(&held.sources), places(&spec.sources)),
+        ("target", place(&held.target), place(&spec.target)),
         ("mode", mode(&held), mode(spec)),
     ] {
         if held != asked {
@@ -279,6 +290,10 @@ async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Resul
         }
     }
     Ok(found)
+}
+
+fn places(endpoints: &[Endpoint]) -> String {
+    endpoints.iter().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)).collect::<Vec<_>>().join(", ")
 }
 
 /// Tells in the way that was asked for.

@@ -21,6 +21,7 @@ use tonic_types::StatusExt as _;
 use crate::address::Address;
 use crate::event::{self, Rates};
 use crate::show::{parse_bytes, short};
+use crate::sources::Sources;
 
 #[derive(Debug, Args)]
 pub(crate) struct Coordinator {
@@ -74,9 +75,8 @@ struct Create {
     /// A name for people.
     #[arg(long)]
     name: String,
-    /// `redis://[user@]host:port`
-    #[arg(long)]
-    source: String,
+    #[command(flatten)]
+    sources: Sources,
     /// `redis://[user@]host:port`
     #[arg(long)]
     target: String,
@@ -299,15 +299,20 @@ async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Re
 
 fn spec(create: Create) -> Result<TaskSpec> {
     let endpoint = |url: &str, variable: Option<String>| -> Result<Endpoint> {
-        let Address { host, port, username, .. } = Address::parse(url)?;
-        let secret = variable.map(Secret::PasswordEnv);
+        let Address { host, port, username, password } = Address::parse(url)?;
+        // Only a file of sources may hold one; the coordinator seals it.
+        let secret = variable.map(Secret::PasswordEnv).or(password.map(Secret::Password));
         let credential =
             (secret.is_some() || !username.is_empty()).then_some(Credential { username, secret, password_set: false });
         Ok(Endpoint { host, port, credential })
     };
+    let sources = create.sources.urls()?;
+    let sources = sources.iter().map(|url| endpoint(url, create.source_password_env.clone()).context("--source"));
+    let sources = sources.collect::<Result<_>>()?;
     Ok(TaskSpec {
         name: create.name,
-        sources: vec![endpoint(&create.source, create.source_password_env).context("--source")?],
+        topology: create.sources.topology(),
+        sources,
         target: Some(endpoint(&create.target, create.target_password_env).context("--target")?),
         mode: dts_proto::v1::Mode::from(create.mode).into(),
         allow_downgrade: create.allow_downgrade,
@@ -326,6 +331,9 @@ fn show(task: &Task, json: bool) {
         return;
     }
     println!("{} {}", task.id, event::line(task, Rates::default()));
+    for line in event::shard_lines(task) {
+        println!("{line}");
+    }
     if let Some(reason) = &task.reason {
         println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
     }

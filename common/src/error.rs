@@ -85,6 +85,13 @@ table! {
     /// The snapshot holds something that this version does not know.
     SnapshotUnknown, "SNAPSHOT_UNKNOWN", Source, false, "upgrade dts, or remove the named data from the source";
 
+    /// The listed sources are not one whole source: a node is missing, listed twice, or not a node.
+    SourceTopology, "SOURCE_TOPOLOGY", Source, false, "list one node of every master, each once, with its own address; `dts discover` prints them";
+    /// Slots move between the source's masters.
+    SourceResharded, "SOURCE_RESHARDED", Source, true, "nothing, if the move ends soon: what it touched is copied again then; if it takes longer than the retry window, start the task again when it is over";
+    /// Another node has the data of this shard now.
+    SourceFailedOver, "SOURCE_FAILED_OVER", Source, true, "nothing: the shard goes on at the node that took over";
+
     /// No connection to the target.
     TargetUnreachable, "TARGET_UNREACHABLE", Target, true, "check host, port, network and that the target is running";
     /// The target refuses user or password.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::secret::{Sealer, redact};
 use crate::store::{Store, Transaction};
-use crate::task::{self, Observation, Step, Stored, actions, decide, directive, requested};
+use crate::task::{self, Observation, Step, Stored, actions, decide, directive, requested, totals};
 
 /// The coordinator's mind.
 pub struct Engine<S> {
@@ -54,6 +54,18 @@ impl Held {
 
     fn task_mut(&mut self) -> &mut Task {
         self.stored.task.get_or_insert_default()
+    }
+
+    /// Why the first shard in this phase is in it; of several shards it says which.
+    fn reason(&self, phase: ShardPhase) -> Option<v1::Reason> {
+        let mut shards: Vec<_> = self.statuses.iter().filter(|(_, status)| status.phase() == phase).collect();
+        shards.sort_unstable_by_key(|(index, _)| **index);
+        let (index, status) = shards.first()?;
+        let mut reason = status.reason.clone()?;
+        if self.task().shards.len() > 1 {
+            reason.message = format!("shard {index}: {}", reason.message);
+        }
+        Some(reason)
     }
 
     /// Where the action leads, if the task is at this revision and its state allows it.
@@ -285,9 +297,8 @@ impl<S: Store> Engine<S> {
 
     async fn enter(&self, held: &mut Held, state: TaskState) -> Result<()> {
         let reason = match state {
-            TaskState::Failed | TaskState::Interrupted => {
-                held.statuses.values().find_map(|status| status.reason.clone())
-            }
+            TaskState::Failed => held.reason(ShardPhase::Failed),
+            TaskState::Interrupted => held.reason(ShardPhase::Retrying),
             _ => None,
         };
         held.stored.ran |= state == TaskState::Preparing;
@@ -406,6 +417,8 @@ impl<S: Store> Engine<S> {
                 limits: spec.limits,
                 directive: directive.into(),
                 allow_downgrade: spec.allow_downgrade,
+                siblings: spec.sources.clone(),
+                topology: spec.topology.clone(),
             });
         }
         Ok(())
@@ -428,6 +441,7 @@ fn answer(held: &Held) -> Task {
         shard.status = held.statuses.get(&shard.index).cloned();
     }
     task.revision = held.revision;
+    task.totals = Some(totals(&task));
     task.allowed_actions =
         actions(task.state(), held.stored.releasing).iter().map(|action| i32::from(*action)).collect();
     let streaming = |shard: &Shard| shard.status.as_ref().is_some_and(|status| status.phase() == ShardPhase::Streaming);

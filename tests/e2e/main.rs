@@ -8,6 +8,7 @@ mod fleet;
 mod input;
 mod network;
 mod room;
+mod topology;
 mod versions;
 
 use std::path::{Path, PathBuf};

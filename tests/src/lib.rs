@@ -8,4 +8,5 @@ pub mod load;
 pub mod oracle;
 pub mod proxy;
 pub mod server;
+pub mod spread;
 pub mod usage;

@@ -10,6 +10,7 @@ use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::route::Dialect;
 use crate::sweep::{self, Scan};
+use crate::topology::Owner;
 
 /// Commands that restore what one page of keys needs, as a transaction that begins and ends in db 0.
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub struct ExpiryPass {
     /// Up to 6.2 a source sends expiries as "in so many seconds", which we count from when they reach us: late, if it had
     /// to wait with sending. It knows better, and is asked. `None` from 7.0 on, or where it does not let us.
     source: Option<Client>,
+    /// Other shards' keys are theirs to restore: one that streams on would lose what it refreshes.
+    owner: Owner,
+    /// Asked whose a key is, where its name does not tell.
+    witness: Option<Client>,
 }
 
 /// Where the next keys come from.
@@ -58,12 +63,39 @@ impl ExpiryPass {
     async fn new(target: &Endpoint, dialect: &Dialect, fields: bool, keys: Keys) -> Result<Self> {
         let client = Client::connect(target, Side::Target).await?;
         let fields = fields && dialect.version.has_field_expiry();
-        Ok(Self { client, keys, knows_expiretime: dialect.version.at_least(7, 0), fields, source: None })
+        let knows_expiretime = dialect.version.at_least(7, 0);
+        let (source, owner, witness) = (None, Owner::Everything, None);
+        Ok(Self { client, keys, knows_expiretime, fields, source, owner, witness })
     }
 
     /// Takes the expiries of keys that have one from the source itself.
     pub fn trust(&mut self, source: Client) {
         self.source = Some(source);
+    }
+
+    /// Leaves out what is not the owner's; its source is asked where names do not tell.
+    pub async fn only_of(&mut self, owner: &Owner, source: &Endpoint) -> Result<()> {
+        if *owner == Owner::Unnamed {
+            self.witness = Some(Client::connect(source, Side::Source).await?);
+        }
+        self.owner = owner.clone();
+        Ok(())
+    }
+
+    async fn ours(&mut self, page: &mut sweep::Page) -> Result<()> {
+        page.keys.retain(|key| self.owner.may_own(key));
+        let Some(witness) = &mut self.witness else { return Ok(()) };
+        witness.call(&[b"SELECT", page.db.to_string().as_bytes()]).await?;
+        let mut bytes = Vec::new();
+        page.keys.iter().for_each(|key| resp::command(&mut bytes, &[b"EXISTS", key]));
+        witness.send(&bytes).await?;
+        let mut there = Vec::with_capacity(page.keys.len());
+        for _ in &page.keys {
+            there.push(witness.reply().await? != BytesFrame::Integer(0));
+        }
+        let mut there = there.into_iter();
+        page.keys.retain(|_| there.next().unwrap_or(true));
+        Ok(())
     }
 
     /// What the next keys need, often nothing; `None` after the last.
@@ -72,7 +104,8 @@ impl ExpiryPass {
             Keys::All(scan) => scan.next_page().await?,
             Keys::Named(keys) => named_page(keys),
         };
-        let Some(page) = page else { return Ok(None) };
+        let Some(mut page) = page else { return Ok(None) };
+        self.ours(&mut page).await?;
         let db = page.db.to_string();
         let select = [&b"SELECT"[..], db.as_bytes()];
         self.client.call(&select).await?;

@@ -14,8 +14,8 @@ pub use chunk::{Chunk, Commit, Progress};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use held::Held;
 pub use script::Scripts;
-pub use snapshot::{SnapshotEncoder, SnapshotFacts};
-pub use stream::StreamEncoder;
+pub use snapshot::{SnapshotEncoder, SnapshotFacts, Strays};
+pub use stream::{Clear, StreamEncoder};
 
 use dts_common::redis::version::ServerVersion;
 

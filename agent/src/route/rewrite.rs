@@ -2,12 +2,14 @@
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::command::{Fields, Handling, Unit};
+use dts_common::redis::command_table::{Access, Key, Words, keys_of};
 use dts_common::redis::expiry::{HOLD_MS, hold};
 use dts_common::redis::rdb::Family;
 
 use super::out::Out;
 use super::{Dialect, Held, Scripts};
 use crate::target::RESERVED_PREFIX;
+use crate::topology::Owner;
 
 /// A command as it came.
 #[derive(Clone, Copy)]
@@ -30,6 +32,33 @@ impl<'a> Command<'a> {
     }
 }
 
+impl Words for Command<'_> {
+    fn count(&self) -> usize {
+        self.arguments.len()
+    }
+
+    fn word(&self, at: usize) -> Option<&[u8]> {
+        self.argument(at)
+    }
+}
+
+/// True if a script may flush; better once too often.
+fn flushes(body: &[u8]) -> bool {
+    body.to_ascii_lowercase().windows(5).any(|word| word == b"flush")
+}
+
+/// Every source has the same libraries, and each tells of them: they are loaded over each other, and never unloaded, because the
+/// others may still need them. True if the command passes as it is.
+fn shared_function(command: &Command<'_>, out: &mut Out) -> bool {
+    let is = |index: usize, word: &[u8]| command.argument(index).is_some_and(|found| found.eq_ignore_ascii_case(word));
+    if is(1, b"LOAD") && !is(2, b"REPLACE") {
+        let words: Vec<&[u8]> = [&b"FUNCTION"[..], b"LOAD", b"REPLACE"].into_iter().chain(command.from(2)).collect();
+        out.command(&words);
+        return false;
+    }
+    !is(1, b"DELETE") && !is(1, b"FLUSH")
+}
+
 fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
@@ -44,6 +73,7 @@ pub(super) struct Rewriter {
     pub(super) exact: bool,
     pub(super) held: Held,
     pub(super) holds_field_expiry: bool,
+    pub(super) owner: Owner,
 }
 
 impl Rewriter {
@@ -54,10 +84,14 @@ impl Rewriter {
         held: Held,
         holds_field_expiry: bool,
     ) -> Self {
-        Self { dialect, reserved, scripts, now_ms: 0, exact: false, held, holds_field_expiry }
+        let owner = Owner::Everything;
+        Self { dialect, reserved, scripts, now_ms: 0, exact: false, held, holds_field_expiry, owner }
     }
 
     pub(super) fn write(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Result<()> {
+        if self.owner.shares() && !self.admits(how, command, out)? {
+            return Ok(());
+        }
         if how == Handling::Refuse {
             let name = String::from_utf8_lossy(command.argument(0).unwrap_or_default()).into_owned();
             return Err(Error::new(
@@ -73,6 +107,45 @@ impl Rewriter {
             out.raw(command.raw);
         }
         Ok(())
+    }
+
+    /// On a target with other shards' keys: false if the command is not to be written, or is written already.
+    fn admits(&self, how: Handling, command: &Command<'_>, out: &mut Out) -> Result<bool> {
+        let name = command.argument(0).unwrap_or_default();
+        let refused = |what: &str| {
+            Err(Error::new(Code::TargetUnsupported, format!("{what}, and the target holds other sources' keys too")))
+        };
+        match how {
+            Handling::SwapDb => return refused("the source swaps databases"),
+            Handling::Eval if command.argument(1).is_some_and(flushes) => {
+                return refused("the source runs a script that flushes");
+            }
+            Handling::EvalSha if command.argument(1).and_then(|hash| self.scripts.body(hash)).is_some_and(flushes) => {
+                return refused("the source runs a script that flushes");
+            }
+            _ if name.eq_ignore_ascii_case(b"FUNCTION") => return Ok(shared_function(command, out)),
+            _ => {}
+        }
+        let Owner::Slots(_) = &self.owner else { return Ok(true) };
+        let moves = |what: &str| {
+            let what = format!("the source sends {what}: slots move between its masters");
+            Err(Error::new(Code::SourceResharded, what))
+        };
+        if how == Handling::Refuse || name.eq_ignore_ascii_case(b"RESTORE-ASKING") {
+            return moves(&String::from_utf8_lossy(name));
+        }
+        let keys = keys_of(command).unwrap_or_default();
+        let foreign = |key: &Key| {
+            key.access != Access::Channel && command.argument(key.at).is_some_and(|key| !self.owner.may_own(key))
+        };
+        if !keys.iter().any(foreign) {
+            return Ok(true);
+        }
+        // A master that lost a slot deletes what it still has of it: of the keys that the new owner has, nothing.
+        if keys.iter().all(foreign) && (how == Handling::Unlink || name.eq_ignore_ascii_case(b"DEL")) {
+            return Ok(false);
+        }
+        moves("a change of a key that was not its own")
     }
 
     /// `None`: it passes as it is.

@@ -11,6 +11,7 @@ use super::out::{CHUNK, Out};
 use super::value::{Pieces, unsupported};
 use super::{Chunk, Commit, Dialect, Fingerprint, Fingerprinter, Held, Progress, Scripts};
 use crate::target::RESERVED_PREFIX;
+use crate::topology::Owner;
 
 /// Small strings go together: 1 M of 100 B cost a target 1.8 s by MSET of 50, 2.6 s by SET.
 const MSET_PAIRS: usize = 50;
@@ -33,11 +34,39 @@ pub struct SnapshotFacts {
     pub held: Held,
     /// True if a hash field has an expiry.
     pub holds_field_expiry: bool,
+    /// What it held of other shards.
+    pub strays: Strays,
+}
+
+/// Keys that a source holds though another shard owns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// How many.
+    pub count: u64,
+    /// Database and name of the first of them.
+    pub first: Vec<(u32, Vec<u8>)>,
+}
+
+impl Strays {
+    const LISTED: usize = 20;
+
+    fn add(&mut self, db: u32, key: &[u8]) {
+        self.count += 1;
+        if self.first.len() < Self::LISTED {
+            self.first.push((db, key.to_vec()));
+        }
+    }
 }
 
 impl SnapshotFacts {
     fn none() -> Self {
-        Self { stream_db: 0, scripts: Scripts::default(), held: Held::default(), holds_field_expiry: false }
+        Self {
+            stream_db: 0,
+            scripts: Scripts::default(),
+            held: Held::default(),
+            holds_field_expiry: false,
+            strays: Strays::default(),
+        }
     }
 }
 
@@ -58,6 +87,7 @@ struct Writer {
     facts: SnapshotFacts,
     progress: Progress,
     scratch: Vec<u8>,
+    owner: Owner,
 }
 
 impl SnapshotEncoder {
@@ -77,8 +107,16 @@ impl SnapshotEncoder {
             facts: SnapshotFacts::none(),
             progress: Progress::default(),
             scratch: Vec::new(),
+            owner: Owner::Everything,
         };
         Self { decoder: Decoder::default(), writer }
+    }
+
+    /// Keys that are not the owner's are not written.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Owner) -> Self {
+        self.writer.owner = owner;
+        self
     }
 
     /// Takes bytes of the payload.
@@ -150,6 +188,10 @@ impl Writer {
     /// Begins a key: true if it is to be written.
     fn key(&mut self, meta: &Meta<'_>) -> Result<bool> {
         if meta.key.starts_with(RESERVED_PREFIX.as_bytes()) {
+            return Ok(false);
+        }
+        if !self.owner.may_own(meta.key) {
+            self.facts.strays.add(meta.db, meta.key);
             return Ok(false);
         }
         if meta.db != self.out.db {

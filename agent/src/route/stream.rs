@@ -10,6 +10,7 @@ use dts_common::redis::resp::CommandParser;
 use super::out::{CHUNK, Out};
 use super::rewrite::{Command, Rewriter};
 use super::{Chunk, Commit, Dialect, Held, Progress, Scripts};
+use crate::topology::Owner;
 
 /// A group larger than this is handed on in parts, inside of one transaction.
 const LARGEST_GROUP: usize = 1 << 20;
@@ -29,9 +30,24 @@ pub struct StreamEncoder {
     out: Out,
     /// `Some` between MULTI and EXEC.
     group: Option<Group>,
-    ready: VecDeque<Chunk>,
+    ready: VecDeque<Ready>,
     rewriter: Rewriter,
     progress: Progress,
+}
+
+enum Ready {
+    Chunk(Chunk),
+    Clear(Clear),
+}
+
+/// A flush of the source, on a target that holds other shards' keys too: all keys of this shard are to be deleted, before anything
+/// that follows and after everything that came before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clear {
+    /// `None`: in all databases.
+    pub db: Option<u32>,
+    /// Where the target stands until the flush is done.
+    pub commit: Commit,
 }
 
 #[derive(Default)]
@@ -39,6 +55,9 @@ struct Group {
     out: Out,
     /// True once a part of it was handed on.
     open: bool,
+    /// The database of its commands, as long as it is one.
+    db: Option<u32>,
+    mixed: bool,
 }
 
 impl StreamEncoder {
@@ -65,6 +84,24 @@ impl StreamEncoder {
             ready: VecDeque::new(),
             rewriter: Rewriter::new(dialect, reserved, scripts, held, holds_field_expiry),
             progress,
+        }
+    }
+
+    /// Keys that are not the owner's are not written.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Owner) -> Self {
+        self.rewriter.owner = owner;
+        self
+    }
+
+    /// What is to be cleared before the next chunk is given, if anything.
+    pub fn take_clear(&mut self) -> Option<Clear> {
+        match self.ready.pop_front()? {
+            Ready::Clear(clear) => Some(clear),
+            chunk => {
+                self.ready.push_front(chunk);
+                None
+            }
         }
     }
 
@@ -129,10 +166,15 @@ impl StreamEncoder {
         Ok(())
     }
 
-    /// The next chunk; with `flush` also one that is not full, up to the last legal position.
+    /// The next chunk; with `flush` also one that is not full, up to the last legal position. None before a [`Clear`].
     pub fn next_chunk(&mut self, flush: bool) -> Option<Chunk> {
-        if let Some(chunk) = self.ready.pop_front() {
-            return Some(chunk);
+        match self.ready.pop_front() {
+            Some(Ready::Chunk(chunk)) => return Some(chunk),
+            Some(clear) => {
+                self.ready.push_front(clear);
+                return None;
+            }
+            None => {}
         }
         let open = self.group.as_ref().is_some_and(|group| group.open);
         let moved = self.position != self.committed || !self.out.bytes.is_empty();
@@ -159,6 +201,7 @@ impl StreamEncoder {
             }
             Handling::Multi => self.group = Some(Group::default()),
             Handling::Exec => self.end_group(end),
+            Handling::Flush if self.rewriter.owner.shares() => self.clear(command)?,
             how => {
                 self.progress.stream_commands += 1;
                 let out = match &mut self.group {
@@ -167,6 +210,8 @@ impl StreamEncoder {
                             // It may be put behind anything: it begins with its own database.
                             group.out.db = u32::MAX;
                         }
+                        group.mixed |= group.db.is_some_and(|db| db != self.db) || how == Handling::Move;
+                        group.db = Some(self.db);
                         &mut group.out
                     }
                     None => &mut self.out,
@@ -178,8 +223,7 @@ impl StreamEncoder {
             self.position.offset = end;
             self.position.db = self.db;
             if self.out.bytes.len() >= CHUNK {
-                let chunk = self.commit();
-                self.ready.push_back(chunk);
+                self.push_commit();
             }
         } else {
             self.hand_on_group();
@@ -193,12 +237,11 @@ impl StreamEncoder {
             return;
         }
         if !group.open && !self.out.bytes.is_empty() {
-            let chunk = self.commit();
-            self.ready.push_back(chunk);
+            self.push_commit();
         }
         if let Some(group) = &mut self.group {
             group.open = true;
-            self.ready.push_back(group.out.cut());
+            self.ready.push_back(Ready::Chunk(group.out.cut()));
         }
     }
 
@@ -212,9 +255,37 @@ impl StreamEncoder {
             self.out.db = group.out.db;
         }
         if group.open {
-            let chunk = self.commit();
-            self.ready.push_back(chunk);
+            self.push_commit();
         }
+    }
+
+    fn push_commit(&mut self) {
+        let chunk = self.commit();
+        self.ready.push_back(Ready::Chunk(chunk));
+    }
+
+    /// A flush: of what the group before it did in its databases nothing is left either.
+    fn clear(&mut self, command: &Command<'_>) -> Result<()> {
+        self.progress.stream_commands += 1;
+        let everything = command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHALL"));
+        if let Some(group) = &mut self.group {
+            let only_here = !group.mixed && group.db.is_none_or(|db| db == self.db);
+            if group.open || !(everything || only_here) {
+                let message = "a flush in the middle of a large transaction, or of one over several databases, with other sources' keys beside";
+                return Err(Error::new(Code::TargetUnsupported, message));
+            }
+            *group = Group::default();
+        }
+        if !self.out.bytes.is_empty() || self.position != self.committed {
+            self.push_commit();
+        }
+        let commit = Commit {
+            position: Some(self.committed),
+            holds_field_expiry: self.rewriter.holds_field_expiry,
+            progress: self.progress,
+        };
+        self.ready.push_back(Ready::Clear(Clear { db: (!everything).then_some(self.db), commit }));
+        Ok(())
     }
 }
 

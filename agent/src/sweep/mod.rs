@@ -12,8 +12,9 @@ use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
-use crate::route::{Chunk, Commit, Fingerprinter, Progress};
+use crate::route::{Chunk, Commit, Fingerprinter};
 use crate::target::RESERVED_PREFIX;
+use crate::topology::Owner;
 
 const PAGE: &[u8] = b"1000";
 
@@ -76,13 +77,14 @@ pub struct Stale {
     scan: Scan,
     index: KeyIndex,
     fingerprinter: Fingerprinter,
+    owner: Owner,
 }
 
 impl KeyIndex {
-    /// Everything on the target that was not added. Nothing else may write meanwhile.
-    pub async fn stale(mut self, endpoint: &Endpoint, fingerprinter: Fingerprinter) -> Result<Stale> {
+    /// Everything on the target that was not added and may be `owner`'s. Nobody else may write such keys meanwhile.
+    pub async fn stale(mut self, endpoint: &Endpoint, fingerprinter: Fingerprinter, owner: Owner) -> Result<Stale> {
         self.settle();
-        Ok(Stale { scan: Scan::open(endpoint, |_| true).await?, index: self, fingerprinter })
+        Ok(Stale { scan: Scan::open(endpoint, |_| true).await?, index: self, fingerprinter, owner })
     }
 }
 
@@ -91,7 +93,8 @@ impl Stale {
     pub async fn next_page(&mut self) -> Result<Option<Page>> {
         while let Some(mut page) = self.scan.next_page().await? {
             let (db, index, fingerprinter) = (page.db, &self.index, &self.fingerprinter);
-            page.keys.retain(|key| !index.contains(fingerprinter.of(db, key)));
+            let owner = &self.owner;
+            page.keys.retain(|key| owner.may_own(key) && !index.contains(fingerprinter.of(db, key)));
             if !page.keys.is_empty() {
                 return Ok(Some(page));
             }
@@ -101,13 +104,12 @@ impl Stale {
 }
 
 /// The transaction that deletes a page.
-pub fn delete_chunk(page: &Page, progress: Progress) -> Chunk {
+pub fn delete_chunk(page: &Page, commit: Commit) -> Chunk {
     let mut bytes = Vec::new();
     let db = page.db.to_string();
     let words: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(page.keys.iter().map(Vec::as_slice)).collect();
     for command in [&[&b"SELECT"[..], db.as_bytes()][..], &words, &[b"SELECT", b"0"]] {
         dts_common::redis::resp::command(&mut bytes, command);
     }
-    let commit = Commit { position: None, holds_field_expiry: false, progress };
     Chunk { bytes: bytes.into(), commands: 3, commit: Some(commit) }
 }

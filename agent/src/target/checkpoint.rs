@@ -1,6 +1,6 @@
 //! The record on the target that says what the target holds. It is written in the transaction that writes the data.
 //!
-//! A string key in db 0, format version 1: `1 <epoch> <sequence> <copy> claimed`, `… copying`, or
+//! A string key in db 0, format version 1: `1 <epoch> <sequence> <copy> claimed`, `… copying`, `… taken`, or
 //! `… streaming <replication id or -> <offset> <previous offset> <db> <field expiry 0|1>`.
 //! `sequence` grows with every write of the record, so two records are never equal by chance.
 
@@ -36,6 +36,8 @@ pub enum Phase {
     Claimed,
     /// A snapshot is being written: keys may be missing, old, or no longer the source's. Only a new copy mends it.
     Copying,
+    /// Another shard of the task took slots of this one over: what is left of it has to be copied anew.
+    Taken,
     /// Everything up to the position is here, exactly once.
     Streaming {
         /// How far.
@@ -55,6 +57,7 @@ impl Checkpoint {
         match phase {
             Phase::Claimed => format!("{head} claimed"),
             Phase::Copying => format!("{head} copying"),
+            Phase::Taken => format!("{head} taken"),
             Phase::Streaming { position: Position { history, offset, db }, previous_offset, holds_field_expiry } => {
                 let history = history.map_or("-".to_owned(), |id| id.to_string());
                 let fields = u8::from(*holds_field_expiry);
@@ -86,6 +89,7 @@ fn parse(text: &[u8]) -> Option<Checkpoint> {
     let phase = match phase {
         ["claimed"] => Phase::Claimed,
         ["copying"] => Phase::Copying,
+        ["taken"] => Phase::Taken,
         ["streaming", history, offset, previous, db, fields] => Phase::Streaming {
             position: Position {
                 history: if *history == "-" { None } else { Some(history.parse().ok()?) },
@@ -116,6 +120,7 @@ mod tests {
         for phase in [
             Phase::Claimed,
             Phase::Copying,
+            Phase::Taken,
             Phase::Streaming { position, previous_offset: 2, holds_field_expiry: true },
             Phase::Streaming {
                 position: Position { history: None, ..position },

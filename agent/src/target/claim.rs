@@ -64,12 +64,12 @@ pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Resul
 
 /// Removes our keys; missing ones are gone already.
 pub async fn release(endpoint: &Endpoint, shard: &ShardId, epoch: Epoch) -> Result<()> {
-    let (position, scripts) = (reserved_key(shard, "position"), reserved_key(shard, "scripts"));
+    let [position, scripts, slots] = ["position", "scripts", "slots"].map(|name| reserved_key(shard, name));
     let mut connection = Connection::open(endpoint).await?;
     for _ in 0..RACES {
         watched(&mut connection, &position, epoch).await?;
         connection.call(&[b"MULTI"]).await?;
-        connection.call(&[b"DEL", position.as_bytes(), scripts.as_bytes()]).await?;
+        connection.call(&[b"DEL", position.as_bytes(), scripts.as_bytes(), slots.as_bytes()]).await?;
         if executed(&mut connection).await? {
             return Ok(());
         }

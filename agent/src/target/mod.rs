@@ -5,6 +5,7 @@ mod checkpoint;
 mod claim;
 mod connection;
 mod reply;
+pub mod territory;
 mod writer;
 
 pub use applied::Applied;

@@ -213,6 +213,7 @@ impl Writer {
             Some(Ok(record)) if record.epoch == self.record.epoch && record.sequence < self.record.sequence => {
                 Failure::Final(rewound("the target does not hold what it confirmed"))
             }
+            Some(Ok(record)) if is_taken(&record, self.record.epoch) => Failure::Final(taken()),
             None => Failure::Final(rewound("the record on the target is gone")),
             Some(_) => Failure::Final(Error::new(Code::Fenced, "somebody else changed the record on the target")),
         })
@@ -242,9 +243,7 @@ impl Writer {
         self.connection.send(&exec).await.map_err(Failure::Lost)?;
         let elements = match self.connection.reply().await.map_err(Failure::Lost)? {
             Reply::Array(Some(elements)) if elements as u64 == expected => expected,
-            Reply::Array(None) | Reply::Bulk(None) => {
-                return Err(Failure::Final(Error::new(Code::Fenced, "somebody else changed the record on the target")));
-            }
+            Reply::Array(None) | Reply::Bulk(None) => return Err(self.broken().await),
             Reply::Error(text) => return Err(Failure::Final(self.connection.refused(&text))),
             _ => {
                 return Err(Failure::Lost(Error::new(Code::TargetLost, "the target answers EXEC with something else")));
@@ -270,6 +269,19 @@ impl Writer {
         }
     }
 
+    /// Why a transaction did not happen though nothing was wrong with it.
+    async fn broken(&mut self) -> Failure {
+        let found = match self.connection.call(&[b"GET", self.key.as_bytes()]).await {
+            Ok(Reply::Bulk(Some(record))) => Checkpoint::decode(&record),
+            Ok(_) => return Failure::Final(rewound("the record on the target is gone")),
+            Err(error) => return Failure::Lost(error),
+        };
+        Failure::Final(match found {
+            Ok(record) if is_taken(&record, self.record.epoch) => taken(),
+            _ => Error::new(Code::Fenced, "somebody else changed the record on the target"),
+        })
+    }
+
     fn not_queued(&self, text: &str, commands: &[u8], index: Option<u64>) -> Error {
         let (name, _) = named(commands, index);
         let error = self.connection.refused(text);
@@ -291,6 +303,15 @@ fn is_the_scripts_own(text: &str, name: impl FnOnce() -> String) -> bool {
     const THE_TARGETS: [&str; 7] =
         ["NOSCRIPT", "OOM", "READONLY", "NOPERM", "MISCONF", "NOREPLICAS", "nknown Redis command"];
     !THE_TARGETS.iter().any(|word| text.contains(word)) && matches!(name().as_str(), "EVAL" | "EVALSHA")
+}
+
+/// True if another shard of our task broke the record to take slots over.
+fn is_taken(record: &Checkpoint, epoch: dts_common::ids::Epoch) -> bool {
+    record.epoch == epoch && record.phase == Phase::Taken
+}
+
+fn taken() -> Error {
+    Error::new(Code::SourceResharded, "another shard of the task has taken slots of this one over")
 }
 
 fn rewound(why: &str) -> Error {

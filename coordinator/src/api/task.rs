@@ -1,5 +1,6 @@
 //! TaskService and FleetService.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::store::Store;
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
 const LONGEST_NAME: usize = 128;
+const MOST_SHARDS: usize = 1024;
 
 /// Serves operators.
 pub struct Operator<S> {
@@ -160,11 +162,17 @@ fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
     if request_id.len() > LONGEST_NAME {
         return wrong(format!("request_id may have at most {LONGEST_NAME} bytes"));
     }
-    let [source] = spec.sources.as_slice() else {
-        return wrong(format!("spec.sources has {} entries; this version takes exactly one", spec.sources.len()));
-    };
+    if spec.sources.is_empty() || spec.sources.len() > MOST_SHARDS {
+        return wrong(format!("spec.sources has {} entries; 1 to {MOST_SHARDS} are taken", spec.sources.len()));
+    }
     let Some(target) = &spec.target else { return wrong("spec.target is missing".into()) };
-    for (field, Endpoint { host, port, .. }) in [("spec.sources[0]", source), ("spec.target", target)] {
+    let mut seen = HashSet::new();
+    let named = |(index, source)| (format!("spec.sources[{index}]"), source);
+    let sources = spec.sources.iter().enumerate().map(named);
+    for (field, Endpoint { host, port, .. }) in sources.chain([("spec.target".to_owned(), target)]) {
+        if field != "spec.target" && !seen.insert((host, port)) {
+            return wrong(format!("{field}: {host}:{port} is listed twice"));
+        }
         if host.is_empty() {
             return wrong(format!("{field}.host is missing"));
         }
@@ -196,6 +204,10 @@ mod tests {
         for (bad, field) in [
             (TaskSpec { name: String::new(), ..good.clone() }, "spec.name"),
             (TaskSpec { sources: vec![], ..good.clone() }, "spec.sources"),
+            (
+                TaskSpec { sources: vec![end("a", 1), end("a", 1)], ..good.clone() },
+                "spec.sources[1]: a:1 is listed twice",
+            ),
             (TaskSpec { target: None, ..good.clone() }, "spec.target"),
             (TaskSpec { target: Some(end("b", 70000)), ..good.clone() }, "spec.target.port"),
             (TaskSpec { sources: vec![end("", 1)], ..good.clone() }, "spec.sources[0].host"),

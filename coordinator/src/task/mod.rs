@@ -1,8 +1,10 @@
 //! A task's life: its states as data, and what moves it from one to the next. Pure.
 
+mod totals;
 mod transition;
 mod update;
 
+pub use totals::totals;
 pub use transition::{Observation, Step, actions, decide, directive, requested};
 
 pub use update::update;
