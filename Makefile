@@ -1,10 +1,10 @@
-.PHONY: setup build test check demo bench
+.PHONY: setup build test fuzz check demo bench
 export PATH := $(PATH):/usr/bin
 export RUSTDOCFLAGS := -D warnings
 
 # Installs what is missing: Debian's redis-server (7.0, with redis-benchmark), and the other servers into .fleet/.
 setup:
-	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc make:make; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
 	@bash tests/fleet.sh .fleet
 
@@ -18,6 +18,10 @@ demo: setup build
 test: setup build
 	cargo test --workspace -- --test-threads=2
 
+# Coverage-guided, every decoder of what a source sends, FUZZ_SECONDS each; what breaks one stands in target/fuzz/findings.
+fuzz: setup
+	bash tests/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
+
 # Side by side with native replication. More: make bench BENCH="--keys 3000000 --rounds 5 --tool 'name=command {source} {target}'"
 bench: setup
 	cargo build --release --bin dts
@@ -25,6 +29,7 @@ bench: setup
 
 check:
 	cargo fmt --all -- --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo doc --workspace --no-deps --document-private-items -q
 	@command -v .tools/bin/cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --debug -q --root .tools

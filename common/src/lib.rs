@@ -5,4 +5,5 @@ pub mod error;
 pub mod ids;
 pub mod position;
 pub mod redis;
+#[cfg(feature = "telemetry")]
 pub mod telemetry;

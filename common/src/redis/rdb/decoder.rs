@@ -262,7 +262,8 @@ impl Decoder {
                 let raw = whole.take(length)?;
                 let meta = meta(self.next, self.db, key, code, kind, self.family, self.version);
                 self.next = Attributes::default();
-                sink.entry(&Entry { meta, raw }).map_err(Stop::Taker)?;
+                let offset = self.consumed + begin.at as u64;
+                sink.entry(&Entry { meta, raw, offset }).map_err(Stop::Taker)?;
                 Ok(Look::Taken)
             }
             Err(Fault::More) => {

@@ -74,6 +74,8 @@ pub struct Entry<'a> {
     /// What stands before the value.
     pub meta: Meta<'a>,
     raw: &'a [u8],
+    /// Bytes of the payload before it.
+    offset: u64,
 }
 
 /// A piece of a value. Pieces come in the order of the file.
@@ -218,11 +220,11 @@ impl<'a> Entry<'a> {
     }
 
     fn damaged(&self, fault: Fault) -> Error {
-        let kind = self.meta.type_code;
+        let place = format!("in the value of type {} at byte {}", self.meta.type_code, self.offset);
         match fault {
-            Fault::Unknown(what) => Error::new(Code::SnapshotUnknown, format!("type {kind}: {what}")),
-            Fault::Bad(what) => Error::new(Code::SnapshotCorrupt, format!("type {kind}: damaged {what}")),
-            Fault::More => Error::new(Code::SnapshotCorrupt, format!("type {kind}: ends early")),
+            Fault::Unknown(what) => Error::new(Code::SnapshotUnknown, format!("unknown {what} {place}")),
+            Fault::Bad(what) => Error::new(Code::SnapshotCorrupt, format!("damaged {what} {place}")),
+            Fault::More => Error::new(Code::SnapshotCorrupt, format!("cut off {place}")),
         }
         .about_key(self.meta.key)
     }
