@@ -1,6 +1,7 @@
 //! Many sources into one target: nothing of one shard may touch what is another's.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use dts_tests::cluster::Cluster;
@@ -155,6 +156,11 @@ fn a_list_of_nodes_that_is_not_the_whole_cluster_is_refused_by_name_before_anyth
     Ok(())
 }
 
+fn signal(server: &Server, name: &str) -> Result<()> {
+    ensure!(Command::new("kill").args([name, &server.pid().to_string()]).status()?.success());
+    Ok(())
+}
+
 /// Keys by their last digit, in several databases.
 fn by_digit(key: &str) -> usize {
     key.bytes().last().map_or(0, |digit| usize::from(digit % 3))
@@ -203,4 +209,66 @@ fn one_server_given_twice_and_a_replica_beside_its_master_are_refused_by_name() 
     let both = [one.port, replica.port].map(|port| format!(":{port}"));
     ensure!(said.contains("SOURCE_TOPOLOGY") && both.iter().all(|port| said.contains(port)), "{said}");
     Ok(())
+}
+
+#[test]
+fn slots_that_move_between_masters_are_copied_again_and_no_key_vanishes_or_comes_back() -> Result<()> {
+    let cluster = Cluster::start("redis-7.0", 3, 0, SOURCE)?;
+    let target = Server::start("redis-7.0", &[])?;
+    let mut client = client_of(&cluster)?;
+    fill(&mut client, 4000)?;
+    let load = Spread::start(client);
+    let (_dir, state) = state()?;
+    let masters = cluster.masters()?;
+    let dts = migrate(&masters, &target, &state, CLUSTER)?;
+    dts.wait_for("a report of a copy", |event| event["copy_number"].as_u64() > Some(0))?;
+    // In the full phase, forth; in the incremental phase, on and back.
+    cluster.move_slots(0..60, 1)?;
+    streams(&dts)?;
+    let slot = cluster.slot(b"fill:1")?;
+    let owner = cluster.owner(slot)?;
+    cluster.move_slots([slot], (owner + 1) % 3)?;
+    cluster.move_slots(30..40, 2)?;
+    cluster.move_slots(40..60, 0)?;
+    dts.wait_for("a copy after the last move", |event| {
+        let again = |shard: &Value| shard["copy_number"].as_u64() > Some(1);
+        event["ready_to_complete"] == true && event["shards"].as_array().is_some_and(|shards| shards.iter().all(again))
+    })?;
+    load.more(100);
+    load.stop()?;
+    ends_equal(dts, &state, &masters, &target)
+}
+
+#[test]
+fn a_master_that_fails_over_is_followed_to_its_replica_without_a_new_copy() -> Result<()> {
+    let cluster = Cluster::start("redis-7.0", 3, 1, SOURCE)?;
+    let target = Server::start("redis-7.0", &[])?;
+    let mut client = client_of(&cluster)?;
+    fill(&mut client, 3000)?;
+    let load = Spread::start(client);
+    let (_dir, state) = state()?;
+    let masters = cluster.masters()?;
+    let dts = migrate(&masters, &target, &state, CLUSTER)?;
+    streams(&dts)?;
+    // One hands over, one dies, one stands still.
+    cluster.failover(cluster.replica_of(0)?)?;
+    load.more(100);
+    let heirs = [cluster.replica_of(1)?, cluster.replica_of(2)?].map(|heir| cluster.nodes[heir].port);
+    let is_read = |shard: usize, port: u16| {
+        let address = format!("127.0.0.1:{port}");
+        dts.wait_for("the heir to be read", |event| {
+            event["shards"][shard]["reading_from"] == address && event["ready_to_complete"] == true
+        })
+    };
+    signal(&cluster.nodes[1], "-KILL")?;
+    is_read(1, heirs[0])?;
+    load.more(100);
+    load.stop()?;
+    signal(&cluster.nodes[2], "-STOP")?;
+    let seen = is_read(2, heirs[1])?;
+    ensure!(seen["copy_number"] == 1, "{seen}");
+    signal(&cluster.nodes[2], "-CONT")?;
+    cluster.until_ok()?;
+    fill(&mut client_of(&cluster)?, 100)?;
+    ends_equal(dts, &state, &cluster.masters()?, &target)
 }

@@ -142,9 +142,12 @@ impl Cluster {
     /// Index of a replica of the node.
     pub fn replica_of(&self, index: usize) -> Result<usize> {
         let id = self.id(index)?;
-        let view = self.view()?;
-        let replica = view.iter().find(|node| node.master.as_ref() == Some(&id) && !node.has("fail"));
-        let port = replica.context("no replica")?.port;
+        let replica = || -> Result<Option<Node>> {
+            Ok(self.view()?.into_iter().find(|node| node.master.as_ref() == Some(&id) && !node.has("fail")))
+        };
+        // It may not have been heard of yet.
+        self.until("a replica is known", || Ok(replica()?.is_some()))?;
+        let port = replica()?.context("no replica")?.port;
         self.nodes.iter().position(|node| node.port == port).context("a node of another cluster")
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use redis::cluster::ClusterClient;
@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::server::Server;
 
 const PACE: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Traffic until it is stopped.
 pub struct Spread {
@@ -101,11 +102,11 @@ impl Spread {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    /// Waits for more traffic.
+    /// Waits for more traffic; its end, if it broke, is told by [`Spread::stop`].
     pub fn more(&self, rounds: u64) {
-        let goal = self.rounds() + rounds;
-        while self.rounds() < goal && self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            std::thread::yield_now();
+        let (goal, deadline) = (self.rounds() + rounds, Instant::now() + PATIENCE);
+        while self.rounds() < goal && Instant::now() < deadline {
+            std::thread::sleep(PACE);
         }
     }
 

@@ -13,6 +13,8 @@ use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A node that takes longer to say what it knows is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Proves that `siblings` are the whole cluster. A node that is gone is looked for at whoever owns what it owned: `recorded` are
 /// the slots of each, as the target knows them from an earlier attempt.
@@ -60,6 +62,11 @@ async fn see(at: &Endpoint) -> Result<Seen> {
 }
 
 async fn view(at: &Endpoint) -> Result<Vec<Node>> {
+    let late = |_| Error::new(Code::SourceUnreachable, format!("{at} does not answer within {} s", PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, ask(at)).await.map_err(late)?
+}
+
+async fn ask(at: &Endpoint) -> Result<Vec<Node>> {
     let mut client = Client::connect(at, Side::Source).await?;
     let not_a_node = |what: &str| {
         Error::new(
