@@ -20,6 +20,9 @@ use crate::endpoint::{Endpoint, Side};
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(300);
 const LONGEST_LINE: usize = 64 << 10;
 const READ: usize = 256 << 10;
+/// Room for less than this is not worth a read. Records share what was allocated for a read: as long as there is room in
+/// it nothing new is allocated, so that small reads do not hold much more memory than they weigh.
+const LEAST_READ: usize = 32 << 10;
 /// The newest Valkey whose snapshots we read: without it Valkey 9 writes a format that cannot hold field expiries.
 const ANNOUNCED_VERSION: &[u8] = b"9.1.0";
 
@@ -135,7 +138,9 @@ impl Wire {
 
     /// Reads what is there into the buffer. Dropping the future loses nothing.
     pub(super) async fn fill(&mut self) -> Result<()> {
-        self.buffer.reserve(READ);
+        if self.buffer.capacity() - self.buffer.len() < LEAST_READ {
+            self.buffer.reserve(READ);
+        }
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(0) => Err(self.lost("it closed the connection")),
             Ok(_) => Ok(()),
