@@ -2,6 +2,7 @@
 //! this driver; it alone decides what is written next. Dropping it at any await loses nothing that the target's record
 //! does not know to be missing.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
@@ -45,6 +46,8 @@ pub struct Context {
     pub proof: Option<Proof>,
     /// Where progress is shown.
     pub board: Board,
+    /// A directory of this shard's own.
+    pub scratch: PathBuf,
 }
 
 /// Where an attempt begins, as the target's record says.
@@ -170,7 +173,7 @@ impl Driver {
                 let Mode::Copying(copying) = &mut self.mode else { return Err(out_of_order("snapshot bytes")) };
                 copying.encoder.feed(&bytes)?;
                 if let Some((index, _)) = &mut copying.index {
-                    index.add(&copying.encoder.take_fingerprints());
+                    index.add(&copying.encoder.take_fingerprints())?;
                 }
                 while let Some(chunk) = copying.encoder.next_chunk(false) {
                     self.outlet.send(chunk).await?;
@@ -261,7 +264,8 @@ impl Driver {
         let fingerprinter = self.dirty.then(Fingerprinter::new);
         let encoder =
             SnapshotEncoder::new(self.context.dialect, fingerprinter.clone()).owned_by(self.context.owner.clone());
-        let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(), fingerprinter));
+        let index =
+            fingerprinter.map(|fingerprinter| (KeyIndex::new(self.context.scratch.join("keys")), fingerprinter));
         self.dirty = true;
         self.marker = None;
         self.mode = Mode::Copying(Box::new(Copying { encoder, index, history, offset }));
@@ -280,7 +284,7 @@ impl Driver {
         self.tell_strays(&facts.strays);
         let progress = copying.encoder.progress();
         if let Some((mut index, fingerprinter)) = copying.index {
-            index.add(&copying.encoder.take_fingerprints());
+            index.add(&copying.encoder.take_fingerprints())?;
             self.context.board.phase(ShardPhase::Sweeping);
             self.sweep(index, fingerprinter, progress).await?;
         }
@@ -328,7 +332,7 @@ fn streaming(
     held: Held,
     holds_field_expiry: bool,
 ) -> Mode {
-    let reserved = ["position", "scripts"].map(|name| reserved_key(&context.shard, name).into_bytes());
+    let reserved = ["position", "scripts", "large"].map(|name| reserved_key(&context.shard, name).into_bytes());
     let dialect = context.dialect;
     let encoder = StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);
     Mode::Streaming(Box::new(encoder.owned_by(context.owner.clone())))

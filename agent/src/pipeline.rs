@@ -117,6 +117,7 @@ pub async fn attempt(
         proof: facts.proof.clone(),
         dialect: Dialect { version: facts.target, source: facts.source, databases: facts.target_databases },
         board: board.clone(),
+        scratch: job.scratch.clone(),
     };
     let mut driver = Driver::new(context, start, directive, spool_out, Outlet::new(instructions, applied));
     // The first stage to end decides: a driver that finds its neighbour gone leaves the word to that neighbour.

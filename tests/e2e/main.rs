@@ -8,6 +8,7 @@ mod fleet;
 mod input;
 mod network;
 mod room;
+mod size;
 mod topology;
 mod versions;
 

@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 /// Nothing that a test waits for takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+fn patience() -> Duration {
+    Duration::from_secs(if std::env::var_os("DTS_LONG").is_some() { 600 } else { 60 })
+}
 
 /// A running `dts migrate --json`.
 pub struct Dts {
@@ -71,13 +73,13 @@ impl Dts {
 
     /// Waits for an event that fits.
     pub fn wait_for(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         let mut last = Value::Null;
         loop {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) if fits(&event) => return Ok(event),
                 Ok(event) => last = event,
-                Err(RecvTimeoutError::Timeout) => bail!("no {what} within {} s, last {last}", PATIENCE.as_secs()),
+                Err(RecvTimeoutError::Timeout) => bail!("no {what} within {} s, last {last}", patience().as_secs()),
                 Err(RecvTimeoutError::Disconnected) => bail!("dts ended before {what}, last {last}"),
             }
         }
@@ -102,14 +104,14 @@ impl Dts {
 
     /// Waits for its end; gives the exit code and the events that were not read.
     pub fn end(mut self) -> Result<(Option<i32>, Vec<Value>)> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         let mut events = Vec::new();
         loop {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) => events.push(event),
                 Err(RecvTimeoutError::Disconnected) => return Ok((self.child.wait()?.code(), events)),
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("dts did not end within {} s, last {:?}", PATIENCE.as_secs(), events.last())
+                    bail!("dts did not end within {} s, last {:?}", patience().as_secs(), events.last())
                 }
             }
         }

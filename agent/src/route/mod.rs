@@ -3,6 +3,7 @@
 mod chunk;
 mod fingerprint;
 mod held;
+mod large;
 mod out;
 mod rewrite;
 mod script;

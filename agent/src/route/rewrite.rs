@@ -102,7 +102,7 @@ impl Rewriter {
         if command.argument(1).is_some_and(|key| key.starts_with(RESERVED_PREFIX.as_bytes())) {
             return Ok(());
         }
-        out.select(db, &self.dialect)?;
+        self.select(db, out)?;
         if self.rewritten(how, command, db, out).is_none() {
             out.raw(command.raw);
         }
@@ -288,8 +288,39 @@ impl Rewriter {
         Some(())
     }
 
+    /// Selects a database of the target.
+    pub(super) fn select(&self, db: u32, out: &mut Out) -> Result<()> {
+        out.select(db, &self.dialect)
+    }
+
+    /// True if all keys of the command are known to be ours.
+    pub(super) fn owns_all(&self, command: &impl Words) -> bool {
+        let Owner::Slots(_) = &self.owner else { return true };
+        let own = |key: &Key| command.word(key.at).is_some_and(|key| self.owner.may_own(key));
+        keys_of(command).is_ok_and(|keys| keys.iter().all(own))
+    }
+
+    /// Where a large value waits for its name.
+    pub(super) fn large_key(&self) -> &[u8] {
+        self.reserved.get(2).map_or(b"", Vec::as_slice)
+    }
+
+    /// True if nothing behind the name of the command can ask for a change.
+    pub(super) fn passes_as_it_is(&self, how: Handling, name: &[u8]) -> bool {
+        match how {
+            Handling::Pass => !name.contains(&b'.'),
+            Handling::HSet => self.dialect.version.at_least(4, 0),
+            _ => false,
+        }
+    }
+
+    /// `REPLACE` alone is older.
+    pub(super) fn knows_restore_options(&self) -> bool {
+        self.dialect.version.at_least(5, 0)
+    }
+
     /// The absolute expiry as it is written now.
-    fn at(&mut self, unit: Unit, value: i64, db: u32, key: &[u8]) -> String {
+    pub(super) fn at(&mut self, unit: Unit, value: i64, db: u32, key: &[u8]) -> String {
         let at = unit.absolute_ms(value, self.now_ms);
         if self.exact && at < HOLD_MS {
             return at.to_string();
@@ -335,6 +366,16 @@ impl Rewriter {
         } else {
             out.command(&[b"EVAL", BY_SCRIPT, b"1", key, value]);
         }
+    }
+
+    /// The large value takes the name of a key whose expiry stays.
+    pub(super) fn name_keeping_ttl(&self, key: &[u8], out: &mut Out) {
+        const EXACT: &[u8] = b"local t = redis.call('PEXPIRETIME', KEYS[2]) redis.call('RENAME', KEYS[1], KEYS[2]) \
+            if t > 0 then redis.call('PEXPIREAT', KEYS[2], t) end";
+        const TO_THE_MILLISECOND: &[u8] = b"local t = redis.call('PTTL', KEYS[2]) \
+            redis.call('RENAME', KEYS[1], KEYS[2]) if t > 0 then redis.call('PEXPIRE', KEYS[2], t) end";
+        let script = if self.dialect.version.at_least(7, 0) { EXACT } else { TO_THE_MILLISECOND };
+        out.command(&[b"EVAL", script, b"2", self.large_key(), key]);
     }
 
     fn knows_hsetex(&self) -> bool {

@@ -7,6 +7,7 @@ use dts_common::position::{Position, ReplicationId};
 use dts_common::redis::command::{Handling, handling};
 use dts_common::redis::resp::CommandParser;
 
+use super::large::{LARGE, Large};
 use super::out::{CHUNK, Out};
 use super::rewrite::{Command, Rewriter};
 use super::{Chunk, Commit, Dialect, Held, Progress, Scripts};
@@ -30,6 +31,8 @@ pub struct StreamEncoder {
     out: Out,
     /// `Some` between MULTI and EXEC.
     group: Option<Group>,
+    /// A command that passes as it comes; always inside of a group.
+    large: Option<Large>,
     ready: VecDeque<Ready>,
     rewriter: Rewriter,
     progress: Progress,
@@ -58,10 +61,24 @@ struct Group {
     /// The database of its commands, as long as it is one.
     db: Option<u32>,
     mixed: bool,
+    /// True if it is there only for a large command.
+    of_one: bool,
+}
+
+impl Group {
+    /// A command in this database follows.
+    fn begin(&mut self, db: u32) {
+        if self.out.bytes.is_empty() && !self.open {
+            // It may be put behind anything: it begins with its own database.
+            self.out.db = u32::MAX;
+        }
+        self.mixed |= self.db.is_some_and(|before| before != db);
+        self.db = Some(db);
+    }
 }
 
 impl StreamEncoder {
-    /// Goes on at `position`. `reserved` are our keys on the target: that of the position, then that of the scripts;
+    /// Goes on at `position`. `reserved` are our keys on the target: of the position, of the scripts, of a large value;
     /// `held` are the keys on the target that may carry a held expiry, `holds_field_expiry` says if hash fields may.
     pub fn new(
         dialect: Dialect,
@@ -81,6 +98,7 @@ impl StreamEncoder {
             db: position.db,
             out: Out::default(),
             group: None,
+            large: None,
             ready: VecDeque::new(),
             rewriter: Rewriter::new(dialect, reserved, scripts, held, holds_field_expiry),
             progress,
@@ -148,10 +166,26 @@ impl StreamEncoder {
         let mut at = 0;
         let mut end = self.fed - buffer.len() as u64;
         loop {
+            if self.large.is_some() {
+                let taken = self.pass(&buffer[at..], end)?;
+                at += taken;
+                end += taken as u64;
+                if self.large.is_some() {
+                    break;
+                }
+            }
             let parsed = self.parser.parse(&buffer[at..]);
             let parsed =
                 parsed.map_err(|error| Error::new(Code::SourceProtocol, format!("at offset {end}: {error}")))?;
-            let Some(length) = parsed else { break };
+            let Some(length) = parsed else {
+                let head = self.begin_large(&buffer[at..])?;
+                at += head;
+                end += head as u64;
+                if head > 0 {
+                    continue;
+                }
+                break;
+            };
             end += length as u64;
             let raw = &buffer[at..at + length];
             at += length;
@@ -164,6 +198,40 @@ impl StreamEncoder {
         self.buffer = buffer;
         self.progress.received_ms = received_ms;
         Ok(())
+    }
+
+    /// Begins to pass on the command that is cut off, if it is large; the length of its header, or 0.
+    fn begin_large(&mut self, cut_off: &[u8]) -> Result<usize> {
+        if cut_off.len() < LARGE {
+            return Ok(0);
+        }
+        let Some((arguments, whole)) = self.parser.partial() else { return Ok(0) };
+        let whole: Vec<&[u8]> = whole.iter().filter_map(|(start, end)| cut_off.get(*start..*end)).collect();
+        let Some(header) = memchr::memchr(b'\n', cut_off) else { return Ok(0) };
+        let Some((large, begins)) = Large::begin(arguments, &whole, &self.rewriter) else { return Ok(0) };
+        let group = self.group.get_or_insert_with(|| Group { of_one: true, ..Group::default() });
+        group.begin(self.db);
+        self.rewriter.select(self.db, &mut group.out)?;
+        group.out.bytes.extend_from_slice(&begins);
+        self.large = Some(large);
+        self.parser = CommandParser::default();
+        self.progress.stream_commands += 1;
+        Ok(header + 1)
+    }
+
+    /// Passes on what there is of the large command; `start` is the offset of these bytes.
+    fn pass(&mut self, bytes: &[u8], start: u64) -> Result<usize> {
+        let (Some(large), Some(group)) = (&mut self.large, &mut self.group) else { return Ok(0) };
+        let (taken, over) = large.take(bytes, &mut group.out)?;
+        if over && let Some(large) = self.large.take() {
+            large.finish(&mut self.rewriter, self.db, &mut group.out);
+            if group.of_one {
+                self.end_group(start + taken as u64);
+                return Ok(taken);
+            }
+        }
+        self.hand_on_group();
+        Ok(taken)
     }
 
     /// The next chunk; with `flush` also one that is not full, up to the last legal position. None before a [`Clear`].
@@ -206,12 +274,8 @@ impl StreamEncoder {
                 self.progress.stream_commands += 1;
                 let out = match &mut self.group {
                     Some(group) => {
-                        if group.out.commands == 0 && !group.open {
-                            // It may be put behind anything: it begins with its own database.
-                            group.out.db = u32::MAX;
-                        }
-                        group.mixed |= group.db.is_some_and(|db| db != self.db) || how == Handling::Move;
-                        group.db = Some(self.db);
+                        group.begin(self.db);
+                        group.mixed |= how == Handling::Move;
                         &mut group.out
                     }
                     None => &mut self.out,
@@ -302,7 +366,7 @@ mod tests {
     fn new(major: u32, minor: u32) -> StreamEncoder {
         let version = ServerVersion { family: Family::Redis, major, minor, patch: 0 };
         let position = Position { history: None, offset: 0, db: 0 };
-        let reserved = vec![b"__dts:t:0:position".to_vec(), b"__dts:t:0:scripts".to_vec()];
+        let reserved = vec![b"__dts:t:0:position".to_vec(), b"__dts:t:0:scripts".to_vec(), b"__dts:t:0:large".to_vec()];
         let dialect = Dialect { version, source: version, databases: 16 };
         StreamEncoder::new(dialect, position, reserved, Scripts::default(), Progress::default(), Held::default(), false)
     }
@@ -324,6 +388,12 @@ mod tests {
             bytes.extend_from_slice(&chunk.bytes);
             promised += chunk.commands;
         }
+        let found = commands_of(&bytes);
+        assert_eq!(usize::try_from(promised).unwrap(), found.len(), "replies promised");
+        found
+    }
+
+    fn commands_of(bytes: &[u8]) -> Vec<String> {
         let (mut parser, mut at, mut found) = (CommandParser::default(), 0, Vec::new());
         while let Some(length) = parser.parse(&bytes[at..]).unwrap() {
             let words: Vec<_> =
@@ -331,7 +401,6 @@ mod tests {
             found.push(words.join(" "));
             at += length;
         }
-        assert_eq!(usize::try_from(promised).unwrap(), found.len(), "replies promised");
         found
     }
 
@@ -439,6 +508,66 @@ mod tests {
         assert_eq!(encoder.position().offset, bytes.len() as u64);
     }
 
+    /// The same stream whole and in parts has the same effect: what is large is written under a key of ours first.
+    #[test]
+    fn a_large_value_passes_in_parts_whatever_stands_behind_it() {
+        let value = "v".repeat(3 << 20);
+        let (at, exact) = (hold(1_010_000).to_string(), hold(5000).to_string());
+        let temporary = "__dts:t:0:large";
+        for (command, expected) in [
+            (format!("SET k {value}"), vec![format!("SET k {value}")]),
+            (format!("RPUSH k a {value} b"), vec![format!("RPUSH k a {value} b")]),
+            (
+                format!("SET k {value} PX 10000 NX"),
+                vec![format!("SET {temporary} {value}"), format!("RENAME {temporary} k"), format!("PEXPIREAT k {at}")],
+            ),
+            (format!("SETEX k 10 {value}"), vec![format!("SET k {value}"), format!("PEXPIREAT k {at}")]),
+            (
+                format!("RESTORE k 5000 {value} REPLACE ABSTTL IDLETIME 7"),
+                vec![
+                    format!("RESTORE {temporary} 0 {value} REPLACE ABSTTL IDLETIME 7"),
+                    format!("RENAME {temporary} k"),
+                    format!("PEXPIREAT k {exact}"),
+                ],
+            ),
+        ] {
+            for in_group in [false, true] {
+                let mut commands = vec!["SELECT 2", "SET before 1"];
+                commands.extend(in_group.then_some("MULTI"));
+                commands.push(&command);
+                commands.extend(in_group.then_some("EXEC"));
+                commands.push("SET after 1");
+                let bytes = stream(&commands);
+                let mut encoder = new(7, 0);
+                let (mut sent, mut promised, mut offset, mut largest) = (Vec::new(), 0, 0, 0);
+                for piece in bytes.chunks(77_777) {
+                    encoder.feed(offset, 1_000_000, piece).unwrap();
+                    offset += piece.len() as u64;
+                    while let Some(chunk) = encoder.next_chunk(false) {
+                        largest = largest.max(chunk.bytes.len());
+                        sent.extend_from_slice(&chunk.bytes);
+                        promised += chunk.commands;
+                    }
+                    assert!(encoder.buffer.len() <= LARGE + 77_777, "it waits for the whole value");
+                }
+                assert!(largest < 2 * LARGE, "{largest}");
+                while let Some(chunk) = encoder.next_chunk(true) {
+                    sent.extend_from_slice(&chunk.bytes);
+                    promised += chunk.commands;
+                }
+                assert_eq!(encoder.position().offset, bytes.len() as u64);
+                assert_eq!(encoder.position().db, 2);
+                let found: Vec<String> =
+                    commands_of(&sent).into_iter().filter(|text| !text.starts_with("SELECT")).collect();
+                assert_eq!(usize::try_from(promised).unwrap(), commands_of(&sent).len());
+                let mut all = vec!["SET before 1".to_owned()];
+                all.extend(expected.clone());
+                all.push("SET after 1".into());
+                assert!(found == all, "{:.100} in a group: {in_group}", command);
+            }
+        }
+    }
+
     #[test]
     fn pings_move_the_position_and_write_nothing() {
         let mut encoder = new(7, 0);
@@ -471,7 +600,7 @@ mod tests {
                 keep,
                 "SWAPDB 0 2",
                 "SELECT 2",
-                "DEL __dts:t:0:position __dts:t:0:scripts",
+                "DEL __dts:t:0:position __dts:t:0:scripts __dts:t:0:large",
                 "SELECT 0",
                 keep
             ]

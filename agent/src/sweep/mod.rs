@@ -1,6 +1,6 @@
 //! After a repeated copy: finds the keys on the target that the new snapshot does not have.
 //!
-//! The snapshot's keys are kept as fingerprints, 16 bytes each, while the copy runs; then the target is scanned once, and
+//! The snapshot's keys are kept as fingerprints, 16 bytes each (on disk, if they are many), while the copy runs; then the target is scanned once, and
 //! every key of it that is not among them is deleted.
 
 mod index;
@@ -83,7 +83,7 @@ pub struct Stale {
 impl KeyIndex {
     /// Everything on the target that was not added and may be `owner`'s. Nobody else may write such keys meanwhile.
     pub async fn stale(mut self, endpoint: &Endpoint, fingerprinter: Fingerprinter, owner: Owner) -> Result<Stale> {
-        self.settle();
+        self.settle()?;
         Ok(Stale { scan: Scan::open(endpoint, |_| true).await?, index: self, fingerprinter, owner })
     }
 }
@@ -93,8 +93,12 @@ impl Stale {
     pub async fn next_page(&mut self) -> Result<Option<Page>> {
         while let Some(mut page) = self.scan.next_page().await? {
             let (db, index, fingerprinter) = (page.db, &self.index, &self.fingerprinter);
-            let owner = &self.owner;
-            page.keys.retain(|key| owner.may_own(key) && !index.contains(fingerprinter.of(db, key)));
+            let keys = std::mem::take(&mut page.keys);
+            for key in keys {
+                if self.owner.may_own(&key) && !index.contains(fingerprinter.of(db, &key))? {
+                    page.keys.push(key);
+                }
+            }
             if !page.keys.is_empty() {
                 return Ok(Some(page));
             }

@@ -110,6 +110,11 @@ impl CommandParser {
         &self.arguments
     }
 
+    /// How many arguments the command that is cut off has, and those that are whole.
+    pub fn partial(&self) -> Option<(usize, &[(usize, usize)])> {
+        (self.at != 0).then_some((self.expected, self.arguments.as_slice()))
+    }
+
     fn inline(&mut self, buffer: &[u8]) -> Result<Option<usize>, Malformed> {
         let Some(end) = memchr::memchr(b'\n', &buffer[..buffer.len().min(LONGEST_LINE)]) else {
             return if buffer.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed("a line does not end")) };
