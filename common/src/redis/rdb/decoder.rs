@@ -46,7 +46,7 @@ enum State {
 
 /// What of a large value is to come.
 enum Rest {
-    Elements(Walk),
+    Elements(Box<Walk>),
     Raw(u64),
     Compressed { left: u64, output_left: u64, inflate: Box<Inflate> },
 }
@@ -274,7 +274,7 @@ impl Decoder {
                 *cursor = begin;
                 let rest = match kind {
                     Kind::String => string_rest(cursor)?,
-                    _ => Rest::Elements(Walk::new(code, self.family)),
+                    _ => Rest::Elements(Box::new(Walk::new(code, self.family))),
                 };
                 let meta = meta(self.next, self.db, key, code, kind, self.family, self.version);
                 sink.begin(&meta).map_err(Stop::Taker)?;
@@ -303,12 +303,8 @@ impl Decoder {
         let over = match rest {
             Rest::Elements(walk) => {
                 let start = *cursor;
-                let mut next = walk.clone();
-                match next.step(cursor, &mut |part| sink.part(&meta, part)) {
-                    Ok(over) => {
-                        *walk = next;
-                        over
-                    }
+                match walk.step(cursor, &mut |part| sink.part(&meta, part)) {
+                    Ok(over) => over,
                     Err(stop) => {
                         *cursor = start;
                         return Err(stop);
@@ -380,6 +376,7 @@ fn at_hand(cursor: &Cursor<'_>, left: u64) -> Read<usize> {
     let here = cursor.remaining().min(usize::try_from(left).unwrap_or(usize::MAX));
     if here == 0 { Err(Fault::More) } else { Ok(here) }
 }
+
 fn not_a_snapshot<E>() -> Stop<E> {
     Stop::Fault(Fault::Bad("magic: this is not an RDB"))
 }

@@ -4,6 +4,7 @@
 mod blob;
 mod cursor;
 mod decoder;
+mod pending;
 mod stream;
 mod value;
 

@@ -2,6 +2,7 @@
 
 use super::blob::Listpack;
 use super::cursor::{Cursor, Fault, Read};
+use super::pending::{Deliveries, Delivery};
 use super::value::{Emit, Stop};
 use super::{Part, StreamId};
 
@@ -72,78 +73,120 @@ pub(super) fn node<E>(cursor: &mut Cursor<'_>, emit: Emit<'_, E>) -> Result<(), 
     Ok(())
 }
 
-/// Everything behind the nodes. What a group has pending is emitted once all of it was read.
-pub(super) fn tail<E>(code: u8, cursor: &mut Cursor<'_>, emit: Emit<'_, E>) -> Result<(), Stop<E>> {
-    let start = *cursor;
-    // Look first, so that nothing is emitted of a tail that is cut off.
-    walk_tail::<E>(code, cursor, None)?;
-    let mut again = start;
-    walk_tail(code, &mut again, Some(emit))
+/// Everything behind the nodes, piece by piece.
+#[derive(Clone, Debug)]
+pub(super) struct Tail {
+    code: u8,
+    at: At,
+    group: Vec<u8>,
+    consumer: Vec<u8>,
+    deliveries: Deliveries,
 }
 
-fn walk_tail<E>(code: u8, cursor: &mut Cursor<'_>, mut emit: Option<Emit<'_, E>>) -> Result<(), Stop<E>> {
-    let mut out = |part: Part<'_>| match &mut emit {
-        Some(emit) => emit(part).map_err(Stop::Taker),
-        None => Ok(()),
-    };
-    let newer = code >= 19;
-    let length = cursor.length()?;
-    let last_id = id_lengths(cursor)?;
-    let (mut first_id, mut max_deleted_id, mut entries_added) = (None, None, None);
-    if newer {
-        first_id = Some(id_lengths(cursor)?);
-        max_deleted_id = Some(id_lengths(cursor)?);
-        entries_added = Some(cursor.length()?);
+/// What comes next, and how much of it.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Meta,
+    Groups(u64),
+    Deliveries { groups: u64, left: u64 },
+    Consumers { groups: u64, left: u64 },
+    Pending { groups: u64, consumers: u64, left: u64 },
+    Nacks { groups: u64, left: u64 },
+}
+
+impl Tail {
+    pub(super) fn new(code: u8) -> Self {
+        let (group, consumer, deliveries) = (Vec::new(), Vec::new(), Deliveries::default());
+        Self { code, at: At::Meta, group, consumer, deliveries }
     }
-    out(Part::StreamMeta { length, last_id, first_id, max_deleted_id, entries_added })?;
-    let (mut one, mut two) = (Vec::new(), Vec::new());
-    for _ in 0..cursor.length()? {
-        let name_text = cursor.text()?;
-        let group = name_text.decode(&mut one)?;
-        let last_id = id_lengths(cursor)?;
-        // All ones: unknown.
-        let entries_read = if newer { i64::try_from(cursor.length()?).ok() } else { None };
-        out(Part::StreamGroup { name: group, last_id, entries_read })?;
-        let pending = cursor.length()?;
-        let mut deliveries = std::collections::HashMap::new();
-        for _ in 0..pending {
-            let id = cursor.array::<16>()?;
-            let ms = cursor.u64_le()?;
-            let count = cursor.length()?;
-            deliveries.insert(id, (ms, count));
-        }
-        for _ in 0..cursor.length()? {
-            let name_text = cursor.text()?;
-            let consumer = name_text.decode(&mut two)?;
-            let seen_ms = cursor.u64_le()?;
-            let active_ms = if code >= 21 { Some(cursor.u64_le()?) } else { None };
-            out(Part::StreamConsumer { group, name: consumer, seen_ms, active_ms })?;
-            for _ in 0..cursor.length()? {
+
+    /// Reads a piece; true once all is read. On [`Fault::More`] nothing has changed, but for the cursor.
+    pub(super) fn step<E>(&mut self, cursor: &mut Cursor<'_>, emit: Emit<'_, E>) -> Result<bool, Stop<E>> {
+        let newer = self.code >= 19;
+        let mut out = |part: Part<'_>| emit(part).map_err(Stop::Taker);
+        self.at = match self.at {
+            At::Meta => {
+                let length = cursor.length()?;
+                let last_id = id_lengths(cursor)?;
+                let (mut first_id, mut max_deleted_id, mut entries_added) = (None, None, None);
+                if newer {
+                    first_id = Some(id_lengths(cursor)?);
+                    max_deleted_id = Some(id_lengths(cursor)?);
+                    entries_added = Some(cursor.length()?);
+                }
+                let groups = cursor.length()?;
+                out(Part::StreamMeta { length, last_id, first_id, max_deleted_id, entries_added })?;
+                At::Groups(groups)
+            }
+            At::Groups(0) => {
+                if self.code >= 26 {
+                    idempotent_producers(cursor)?;
+                }
+                return Ok(true);
+            }
+            At::Groups(groups) => {
+                let name = cursor.text()?;
+                let last_id = id_lengths(cursor)?;
+                // All ones: unknown.
+                let entries_read = if newer { i64::try_from(cursor.length()?).ok() } else { None };
+                let left = cursor.length()?;
+                let mut scratch = Vec::new();
+                self.group = name.decode(&mut scratch)?.to_vec();
+                self.deliveries.clear();
+                out(Part::StreamGroup { name: &self.group, last_id, entries_read })?;
+                At::Deliveries { groups: groups - 1, left }
+            }
+            At::Deliveries { groups, left: 0 } => At::Consumers { groups, left: cursor.length()? },
+            At::Deliveries { groups, left } => {
                 let raw = cursor.array::<16>()?;
-                let (delivery_ms, delivery_count) =
-                    *deliveries.get(&raw).ok_or(Fault::Bad("pending entry of no group"))?;
-                out(Part::StreamPending { group, consumer, id: id(raw), delivery_ms, delivery_count })?;
+                let delivery = Delivery { at_ms: cursor.u64_le()?, count: cursor.length()? };
+                self.deliveries.push(id(raw), delivery)?;
+                At::Deliveries { groups, left: left - 1 }
             }
-        }
-        if code >= 27 {
-            for _ in 0..cursor.length()? {
+            At::Consumers { groups, left: 0 } if self.code >= 27 => At::Nacks { groups, left: cursor.length()? },
+            At::Consumers { groups, left: 0 } => At::Groups(groups),
+            At::Consumers { groups, left } => {
+                let name = cursor.text()?;
+                let seen_ms = cursor.u64_le()?;
+                let active_ms = if self.code >= 21 { Some(cursor.u64_le()?) } else { None };
+                let pending = cursor.length()?;
+                let mut scratch = Vec::new();
+                self.consumer = name.decode(&mut scratch)?.to_vec();
+                out(Part::StreamConsumer { group: &self.group, name: &self.consumer, seen_ms, active_ms })?;
+                At::Pending { groups, consumers: left - 1, left: pending }
+            }
+            At::Pending { groups, consumers, left: 0 } => At::Consumers { groups, left: consumers },
+            At::Pending { groups, consumers, left } => {
+                let id = id(cursor.array::<16>()?);
+                let Delivery { at_ms: delivery_ms, count: delivery_count } =
+                    self.deliveries.get(id).ok_or(Fault::Bad("pending entry of no group"))?;
+                let (group, consumer) = (self.group.as_slice(), self.consumer.as_slice());
+                out(Part::StreamPending { group, consumer, id, delivery_ms, delivery_count })?;
+                At::Pending { groups, consumers, left: left - 1 }
+            }
+            At::Nacks { groups, left: 0 } => At::Groups(groups),
+            At::Nacks { groups, left } => {
                 cursor.take(16)?;
+                At::Nacks { groups, left: left - 1 }
             }
-        }
+        };
+        Ok(false)
     }
-    if code >= 26 {
-        cursor.length()?;
-        cursor.length()?;
+}
+
+/// What 8.6 keeps to know a repeated XADD by.
+fn idempotent_producers(cursor: &mut Cursor<'_>) -> Read<()> {
+    cursor.length()?;
+    cursor.length()?;
+    for _ in 0..cursor.length()? {
+        cursor.text()?;
         for _ in 0..cursor.length()? {
             cursor.text()?;
-            for _ in 0..cursor.length()? {
-                cursor.text()?;
-                cursor.length()?;
-                cursor.length()?;
-            }
+            cursor.length()?;
+            cursor.length()?;
         }
-        cursor.length()?;
-        cursor.length()?;
     }
+    cursor.length()?;
+    cursor.length()?;
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! Values element by element: one resumable walk that serves small values (all at once) and large ones (as they come).
 
+use std::convert::Infallible;
+
 use super::blob::{Listpack, Ziplist, intset, zipmap};
 use super::cursor::{Cursor, Fault, Read, push_decimal};
-use super::stream;
+use super::stream::{self, Tail};
 use super::{Family, Kind, Part};
 
 /// Takes parts; its error stops the walk.
@@ -38,19 +40,21 @@ pub(super) fn kind(code: u8, family: Family) -> Option<Kind> {
 }
 
 /// A walk through one value.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Walk {
     code: u8,
     family: Family,
     /// Elements to come; `None` before their number was read.
     left: Option<u64>,
+    /// What stands behind the nodes of a stream, once it is reached.
+    tail: Option<Tail>,
     /// Type 24: the earliest expiry of a field.
     min_expiry: u64,
 }
 
 impl Walk {
     pub(super) fn new(code: u8, family: Family) -> Self {
-        Self { code, family, left: None, min_expiry: 0 }
+        Self { code, family, left: None, tail: None, min_expiry: 0 }
     }
 
     /// True for values that can be taken element by element from the file.
@@ -59,7 +63,7 @@ impl Walk {
     }
 
     /// Reads one element at the cursor and emits its parts; true once the value is over. On [`Fault::More`] nothing was
-    /// emitted for the element that is cut off, and the cursor is to be put back.
+    /// emitted for the element that is cut off, the walk is where it was, and the cursor is to be put back.
     pub(super) fn step<E>(&mut self, cursor: &mut Cursor<'_>, emit: Emit<'_, E>) -> Result<bool, Stop<E>> {
         let take = |emitted: Result<(), E>| emitted.map_err(Stop::Taker);
         let (mut one, mut two) = (Vec::new(), Vec::new());
@@ -73,15 +77,13 @@ impl Walk {
             return Ok(true);
         }
         let Some(left) = self.left else {
-            if self.code == 24 {
-                self.min_expiry = cursor.u64_le()?;
-            }
+            let min_expiry = if self.code == 24 { cursor.u64_le()? } else { 0 };
             self.left = Some(cursor.length()?);
+            self.min_expiry = min_expiry;
             return Ok(self.left == Some(0) && !self.is_stream());
         };
         if left == 0 {
-            stream::tail(self.code, cursor, emit)?;
-            return Ok(true);
+            return self.tail.get_or_insert_with(|| Tail::new(self.code)).step(cursor, emit);
         }
         match self.code {
             1 => {
@@ -299,10 +301,15 @@ pub(super) fn skip(code: u8, family: Family, cursor: &mut Cursor<'_>) -> Read<()
                 cursor.text()?;
                 cursor.text()?;
             }
-            stream::tail::<()>(code, cursor, &mut |_| Ok(())).map_err(|stop| match stop {
-                Stop::Fault(fault) => fault,
-                Stop::Taker(()) => Fault::Bad("stream"),
-            })?;
+            let mut tail = Tail::new(code);
+            loop {
+                match tail.step::<Infallible>(cursor, &mut |_| Ok(())) {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(Stop::Fault(fault)) => return Err(fault),
+                    Err(Stop::Taker(never)) => match never {},
+                }
+            }
         }
         28 => array(cursor)?,
         _ => return Err(Fault::Unknown("value type")),
