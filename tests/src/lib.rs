@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod command_table;
 pub mod dts;
+pub mod etcd;
 pub mod load;
 pub mod oracle;
 pub mod proxy;

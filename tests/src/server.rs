@@ -30,7 +30,8 @@ pub fn root() -> PathBuf {
 /// A node of a cluster listens for the others so far above its port.
 const BUS: u16 = 10_000;
 
-fn free_port() -> u16 {
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
     let base = 12_000 + u16::try_from(std::process::id() % 8000).unwrap_or(0);
     let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
