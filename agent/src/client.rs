@@ -9,14 +9,12 @@ use dts_common::redis::resp;
 use redis_protocol::resp2::decode::decode_bytes_mut;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use secrecy::ExposeSecret as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
+use crate::dial::{self, Stream, dial};
 use crate::endpoint::{Endpoint, Side};
 
-/// How long connecting may take.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reply may take; a loading or forking server can be slow.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// No single question of ours has a longer answer.
@@ -25,21 +23,10 @@ const LONGEST_REPLY: usize = 256 << 20;
 /// A connection that is logged in.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     buffer: BytesMut,
     side: Side,
     name: String,
-}
-
-/// Connects a socket, with Nagle off.
-pub async fn dial(endpoint: &Endpoint, side: Side) -> Result<TcpStream> {
-    let unreachable = |why: String| Error::new(side.unreachable(), format!("cannot connect to {endpoint}: {why}"));
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((endpoint.host.as_str(), endpoint.port)))
-        .await
-        .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
-        .map_err(|error| unreachable(error.to_string()))?;
-    stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-    Ok(stream)
 }
 
 impl Client {
@@ -47,19 +34,26 @@ impl Client {
     pub async fn connect(endpoint: &Endpoint, side: Side) -> Result<Self> {
         let stream = dial(endpoint, side).await?;
         let mut client = Self { stream, buffer: BytesMut::new(), side, name: endpoint.to_string() };
+        match client.log_in(endpoint).await {
+            Ok(()) => Ok(client),
+            Err(error) => Err(dial::explain(endpoint, side, error).await),
+        }
+    }
+
+    async fn log_in(&mut self, endpoint: &Endpoint) -> Result<()> {
         if let Some(password) = &endpoint.password {
             let password = password.expose_secret().as_bytes();
             let reply = match &endpoint.username {
-                Some(user) => client.ask(&[b"AUTH", user.as_bytes(), password]).await?,
-                None => client.ask(&[b"AUTH", password]).await?,
+                Some(user) => self.ask(&[b"AUTH", user.as_bytes(), password]).await?,
+                None => self.ask(&[b"AUTH", password]).await?,
             };
             if let BytesFrame::Error(text) = reply {
-                return Err(client.refused("AUTH", &text));
+                return Err(self.refused("AUTH", &text));
             }
         }
-        match client.ask(&[b"PING"]).await? {
-            BytesFrame::Error(text) => Err(client.refused("PING", &text)),
-            _ => Ok(client),
+        match self.ask(&[b"PING"]).await? {
+            BytesFrame::Error(text) => Err(self.refused("PING", &text)),
+            _ => Ok(()),
         }
     }
 
@@ -81,9 +75,9 @@ impl Client {
 
     /// Sends already encoded commands; read as many replies with [`Client::reply`].
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        match timeout(REPLY_TIMEOUT, self.stream.write_all(bytes)).await {
+        match timeout(REPLY_TIMEOUT, dial::send(&mut self.stream, bytes)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.lost(&error.to_string())),
+            Ok(Err(error)) => Err(dial::broken(self.side, &self.name, &error)),
             Err(_) => Err(self.lost("it takes no bytes")),
         }
     }
@@ -102,7 +96,7 @@ impl Client {
             match timeout(REPLY_TIMEOUT, self.stream.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => return Err(self.lost("it closed the connection")),
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(self.lost(&error.to_string())),
+                Ok(Err(error)) => return Err(dial::broken(self.side, &self.name, &error)),
                 Err(_) => return Err(self.lost(&format!("no reply within {} s", REPLY_TIMEOUT.as_secs()))),
             }
         }
@@ -115,11 +109,7 @@ impl Client {
     }
 
     fn lost(&self, why: &str) -> Error {
-        let code = match self.side {
-            Side::Source => Code::SourceLost,
-            Side::Target => Code::TargetLost,
-        };
-        Error::new(code, format!("lost {}: {why}", self.name))
+        Error::new(self.side.lost(), format!("lost {}: {why}", self.name))
     }
 
     fn refused(&self, command: &str, reply: &str) -> Error {
@@ -159,6 +149,22 @@ impl Side {
         match self {
             Self::Source => Code::SourceUnreachable,
             Self::Target => Code::TargetUnreachable,
+        }
+    }
+
+    /// The row for a connection that broke.
+    pub fn lost(self) -> Code {
+        match self {
+            Self::Source => Code::SourceLost,
+            Self::Target => Code::TargetLost,
+        }
+    }
+
+    /// The row for TLS that does not come about.
+    pub fn tls(self) -> Code {
+        match self {
+            Self::Source => Code::SourceTls,
+            Self::Target => Code::TargetTls,
         }
     }
 

@@ -1,6 +1,7 @@
 //! One Redis server and how to log in to it, secrets resolved.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 
@@ -15,6 +16,21 @@ pub struct Endpoint {
     pub username: Option<String>,
     /// `None`: the server asks for no password.
     pub password: Option<SecretString>,
+    /// `None`: not encrypted.
+    pub tls: Option<Tls>,
+}
+
+/// How to speak TLS; files are read at every connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Whom to believe; `None`: the authorities that this host trusts.
+    pub ca: Option<PathBuf>,
+    /// Certificate chain and key that we show.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// What the server's certificate has to be for; `None`: the host.
+    pub server_name: Option<String>,
+    /// Takes any certificate.
+    pub skip_verify: bool,
 }
 
 impl Endpoint {

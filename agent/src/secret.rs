@@ -7,7 +7,7 @@ use dts_proto::v1;
 use dts_proto::v1::credential::Secret;
 use secrecy::SecretString;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Tls};
 
 /// The secrets that an agent was started with.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,8 @@ impl Secrets {
         let username = credential.map(|credential| credential.username.clone()).filter(|name| !name.is_empty());
         let password =
             credential.and_then(|credential| credential.secret.as_ref()).map(|secret| self.find(secret)).transpose()?;
-        Ok(Endpoint { host: endpoint.host.clone(), port, username, password: password.flatten() })
+        let tls = endpoint.tls.as_ref().map(tls).transpose()?;
+        Ok(Endpoint { host: endpoint.host.clone(), port, username, password: password.flatten(), tls })
     }
 
     /// An empty password is none.
@@ -54,6 +55,27 @@ impl Secrets {
     }
 }
 
+/// Of the wire, where an empty text is none.
+fn tls(wire: &v1::Tls) -> Result<Tls> {
+    let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let client = match (some(&wire.certificate_file), some(&wire.key_file)) {
+        (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+        (None, None) => None,
+        _ => {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "a client certificate needs its key, and a key its certificate",
+            ));
+        }
+    };
+    Ok(Tls {
+        ca: some(&wire.ca_file).map(Into::into),
+        client,
+        server_name: some(&wire.server_name),
+        skip_verify: wire.insecure_skip_verify,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret as _;
@@ -62,7 +84,7 @@ mod tests {
 
     fn endpoint(secret: Secret) -> v1::Endpoint {
         let credential = v1::Credential { username: String::new(), secret: Some(secret), password_set: false };
-        v1::Endpoint { host: "h".into(), port: 6379, credential: Some(credential) }
+        v1::Endpoint { host: "h".into(), port: 6379, credential: Some(credential), tls: None }
     }
 
     #[test]

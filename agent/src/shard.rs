@@ -44,6 +44,9 @@ async fn live(
         let facts = loop {
             match verify(job).await {
                 Ok(facts) => break facts,
+                // Nothing runs yet and the operator waits: wrong certificates are wrong at once. Under a task that runs
+                // they are being replaced, perhaps one after the other.
+                Err(error) if is_tls(&error) && *directive.borrow() == Directive::Verify => return Err(error),
                 Err(error) => retry_on(board, &mut retry, error).await?,
             }
         };
@@ -133,6 +136,10 @@ async fn attempts(
         }
     }
     Ok(())
+}
+
+fn is_tls(error: &Error) -> bool {
+    matches!(error.code, Code::SourceTls | Code::TargetTls)
 }
 
 async fn retry_on(board: &Board, retry: &mut Retry, error: Error) -> Result<()> {

@@ -43,7 +43,7 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         source: version(&mut from, Side::Source).await?,
         target: version(&mut to, Side::Target).await?,
         target_databases: databases(&mut to).await?,
-        warnings: Vec::new(),
+        warnings: [("source", source), ("target", target)].into_iter().filter_map(unverified).collect(),
         read_from,
         owner,
         proof,
@@ -96,6 +96,14 @@ async fn not_a_part_of_a_cluster(source: &Endpoint) -> Result<()> {
     }
     let message = format!("{source} is one node of a Redis Cluster with {known} masters");
     Err(Error::new(Code::SourceTopology, message))
+}
+
+fn unverified((side, endpoint): (&str, &Endpoint)) -> Option<String> {
+    endpoint.tls.as_ref().filter(|tls| tls.skip_verify).map(|_| {
+        format!(
+            "INSECURE: the certificate of the {side} ({endpoint}) is not verified: whoever sits between can read and alter everything"
+        )
+    })
 }
 
 async fn version(client: &mut Client, side: Side) -> Result<ServerVersion> {

@@ -1,4 +1,4 @@
-//! `redis://[user:password@]host[:port]`.
+//! `redis://[user:password@]host[:port]`, or `rediss://` for TLS.
 
 use anyhow::{Context as _, Result, bail};
 use url::Url;
@@ -6,6 +6,8 @@ use url::Url;
 /// Where a server is; the password is kept apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
+    /// `rediss://`.
+    pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u32,
     pub(crate) username: String,
@@ -17,13 +19,11 @@ const PORT: u16 = 6379;
 impl Address {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let url = Url::parse(text).context("not a URL of the form redis://[user:password@]host:port")?;
-        match url.scheme() {
-            "redis" => {}
-            "rediss" => {
-                bail!("rediss:// needs TLS, which this version does not have; use redis:// over a trusted network")
-            }
-            other => bail!("{other}:// is not redis://"),
-        }
+        let tls = match url.scheme() {
+            "redis" => false,
+            "rediss" => true,
+            other => bail!("{other}:// is neither redis:// nor rediss://"),
+        };
         if !matches!(url.path(), "" | "/") {
             bail!("a database in the URL is not supported: all databases are moved");
         }
@@ -31,6 +31,7 @@ impl Address {
             |text: &str| percent_decode(text).context("user or password is not valid percent-encoding of UTF-8");
         let host = url.host_str().context("the URL names no host")?;
         Ok(Self {
+            tls,
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: url.port().unwrap_or(PORT).into(),
             username: decode(url.username())?,
@@ -71,16 +72,21 @@ mod tests {
     #[test]
     fn every_part_of_a_url_is_found() {
         let address = Address::parse("redis://me:p%40ss@[::1]:7000").unwrap();
-        let expected = Address { host: "::1".into(), port: 7000, username: "me".into(), password: Some("p@ss".into()) };
+        let expected = Address {
+            tls: false,
+            host: "::1".into(),
+            port: 7000,
+            username: "me".into(),
+            password: Some("p@ss".into()),
+        };
         assert_eq!(address, expected);
         assert_eq!(Address::parse("redis://host").unwrap().port, 6379);
+        assert_eq!(Address::parse("rediss://me:p%40ss@[::1]:7000").unwrap(), Address { tls: true, ..address });
     }
 
     #[test]
     fn what_is_not_supported_is_said() {
-        for (url, word) in
-            [("rediss://h", "TLS"), ("http://h", "redis://"), ("redis://h/3", "database"), ("h:1", "redis://")]
-        {
+        for (url, word) in [("http://h", "redis://"), ("redis://h/3", "database"), ("h:1", "redis://")] {
             assert!(format!("{:#}", Address::parse(url).unwrap_err()).contains(word), "{url}");
         }
     }
@@ -89,6 +95,8 @@ mod tests {
     fn a_password_is_taken_out_of_a_url() {
         let (url, password) = without_password("redis://me:hunter2@h:1").unwrap();
         assert_eq!((url.as_str(), password.as_str()), ("redis://me@h:1", "hunter2"));
+        let (url, password) = without_password("rediss://me:hunter2@h:1").unwrap();
+        assert_eq!((url.as_str(), password.as_str()), ("rediss://me@h:1", "hunter2"));
         assert_eq!(without_password("redis://h:1"), None);
     }
 }

@@ -8,6 +8,7 @@ mod serve;
 mod show;
 mod sources;
 mod task;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -36,7 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Move one Redis into another from here: coordinator, agent and store in one process.
-    Migrate(migrate::Arguments),
+    Migrate(Box<migrate::Arguments>),
     /// Administer tasks of a coordinator.
     Task(task::Arguments),
     /// List the agents of a coordinator.
@@ -81,7 +82,7 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         }
     };
     let code = match cli.command {
-        Command::Migrate(arguments) => migrate::run(arguments, secrets).await,
+        Command::Migrate(arguments) => migrate::run(*arguments, secrets).await,
         Command::Task(arguments) => ended(task::run(arguments).await),
         Command::Agents(coordinator) => ended(task::agents(coordinator).await),
         Command::Coordinator(arguments) => ended(serve::coordinator(arguments).await),

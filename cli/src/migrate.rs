@@ -25,6 +25,7 @@ use crate::serve::{read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::sources::Sources;
 use crate::task::{Mode, explain};
+use crate::tls::{self, TlsArguments};
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};
 
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -36,7 +37,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Arguments {
     #[command(flatten)]
     sources: Sources,
-    /// `redis://[user:password@]host:port`
+    /// `redis://[user:password@]host:port`; `rediss://` for TLS.
     #[arg(long)]
     target: String,
     #[arg(long, value_enum, default_value_t = Mode::Sync)]
@@ -77,6 +78,8 @@ pub(crate) struct Arguments {
     /// How long a broken connection is retried.
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
     retry_window: Duration,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -117,7 +120,7 @@ impl Plan {
     fn new(arguments: &Arguments, given: argv::Secrets) -> Result<Self> {
         let mut secrets = dts_agent::secret::Secrets::default();
         let mut endpoint = |side: &str, number: usize, url: &str, file: &Option<String>| -> Result<Endpoint> {
-            let Address { host, port, username, password } =
+            let Address { tls, host, port, username, password } =
                 Address::parse(url).with_context(|| format!("--{side}"))?;
             let variable = format!("DTS_{}_PASSWORD", side.to_uppercase());
             let password = match file {
@@ -137,7 +140,8 @@ impl Plan {
                 secret,
                 password_set: false,
             });
-            Ok(Endpoint { host, port, credential })
+            let tls = if side == "source" { arguments.tls.source(tls)? } else { arguments.tls.target(tls)? };
+            Ok(Endpoint { host, port, credential, tls })
         };
         let mut sources = Vec::new();
         for (number, url) in arguments.sources.urls()?.iter().enumerate() {
@@ -198,9 +202,10 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let _stopped_or_late = tokio::time::timeout(STOP_WITHIN, server).await;
     if matches!(code, Ok(STOPPED)) {
         let again = format!(
-            "dts migrate {} --target {} --state-dir {}",
+            "dts migrate {} --target {}{} --state-dir {}",
             arguments.sources.again(),
             arguments.target,
+            tls::options(&plan.spec),
             arguments.state_dir.display()
         );
         if arguments.json {
@@ -244,19 +249,24 @@ async fn follow(arguments: &Arguments, spec: &TaskSpec, address: SocketAddr, mut
     bail!("the coordinator ended")
 }
 
-/// Brings what may change from one run to the next into the task: bounds, and when it completes.
+/// Brings what may change from one run to the next into the task: bounds, when it completes, and certificates.
 async fn adopt(
     client: &mut TaskServiceClient<Channel>,
     task: Task,
     spec: &TaskSpec,
 ) -> std::result::Result<Task, tonic::Status> {
     let held = task.spec.clone().unwrap_or_default();
-    let settings = |spec: &TaskSpec| (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade);
+    let settings = |spec: &TaskSpec| {
+        let ends = spec.sources.iter().chain(&spec.target);
+        let tls: Vec<_> = ends.map(|end| end.tls.clone()).collect();
+        (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade, tls)
+    };
     let same = settings(&held) == settings(spec);
     if same || !task.allowed_actions().any(|action| action == TaskAction::Update) {
         return Ok(task);
     }
-    let paths = ["limits", "complete_when_caught_up", "allow_downgrade"].map(str::to_owned).to_vec();
+    let paths = ["limits", "complete_when_caught_up", "allow_downgrade", "sources.tls", "target.tls"];
+    let paths = paths.map(str::to_owned).to_vec();
     let request = UpdateTaskRequest {
         id: task.id,
         // Our own task in our own directory; agents raise its revision meanwhile.

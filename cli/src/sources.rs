@@ -9,7 +9,7 @@ use dts_proto::v1::{SourceKind, Topology};
 /// Where the data comes from.
 #[derive(Debug, Args)]
 pub(crate) struct Sources {
-    /// `redis://[user:password@]host:port`; once for every node that is to be read.
+    /// `redis://[user:password@]host:port`, `rediss://` for TLS; once for every node that is to be read.
     #[arg(long, value_name = "URL")]
     source: Vec<String>,
     /// A file with one such URL a line; it may hold passwords. What begins with # is a comment.

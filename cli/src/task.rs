@@ -11,7 +11,7 @@ use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, DeleteTaskRequest, Endpoint, GetTaskRequest,
     Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest, Task, TaskSpec,
-    UpdateTaskRequest, WatchTaskRequest,
+    Tls, UpdateTaskRequest, WatchTaskRequest,
 };
 use serde_json::json;
 use tonic::Status;
@@ -22,6 +22,7 @@ use crate::address::Address;
 use crate::event::{self, Rates};
 use crate::show::{parse_bytes, short};
 use crate::sources::Sources;
+use crate::tls::TlsArguments;
 
 #[derive(Debug, Args)]
 pub(crate) struct Coordinator {
@@ -47,7 +48,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Store a task.
-    Create(Create),
+    Create(Box<Create>),
     /// Show a task.
     Get { id: Option<String> },
     /// List the tasks.
@@ -77,7 +78,7 @@ struct Create {
     name: String,
     #[command(flatten)]
     sources: Sources,
-    /// `redis://[user@]host:port`
+    /// `redis://[user@]host:port`; `rediss://` for TLS.
     #[arg(long)]
     target: String,
     #[arg(long, value_enum, default_value_t = Mode::Sync)]
@@ -91,6 +92,8 @@ struct Create {
     /// Take a target that is older than the source.
     #[arg(long)]
     allow_downgrade: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Begin at once.
     #[arg(long)]
     start: bool,
@@ -194,7 +197,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let task = match verb {
         Verb::Create(create) => {
             let start = create.start;
-            let request = CreateTaskRequest { spec: Some(spec(create)?), request_id: String::new() };
+            let request = CreateTaskRequest { spec: Some(spec(*create)?), request_id: String::new() };
             let task = client.create_task(request).await.map_err(wrong)?.into_inner();
             if start {
                 client.start_task(StartTaskRequest { id: task.id, revision }).await.map_err(wrong)?.into_inner()
@@ -298,22 +301,25 @@ async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Re
 }
 
 fn spec(create: Create) -> Result<TaskSpec> {
-    let endpoint = |url: &str, variable: Option<String>| -> Result<Endpoint> {
-        let Address { host, port, username, password } = Address::parse(url)?;
+    type Side = fn(&TlsArguments, bool) -> Result<Option<Tls>>;
+    let endpoint = |url: &str, variable: Option<String>, side: Side| -> Result<Endpoint> {
+        let Address { tls, host, port, username, password } = Address::parse(url)?;
         // Only a file of sources may hold one; the coordinator seals it.
         let secret = variable.map(Secret::PasswordEnv).or(password.map(Secret::Password));
         let credential =
             (secret.is_some() || !username.is_empty()).then_some(Credential { username, secret, password_set: false });
-        Ok(Endpoint { host, port, credential })
+        Ok(Endpoint { host, port, credential, tls: side(&create.tls, tls)? })
     };
     let sources = create.sources.urls()?;
-    let sources = sources.iter().map(|url| endpoint(url, create.source_password_env.clone()).context("--source"));
+    let sources = sources
+        .iter()
+        .map(|url| endpoint(url, create.source_password_env.clone(), TlsArguments::source).context("--source"));
     let sources = sources.collect::<Result<_>>()?;
     Ok(TaskSpec {
         name: create.name,
         topology: create.sources.topology(),
         sources,
-        target: Some(endpoint(&create.target, create.target_password_env).context("--target")?),
+        target: Some(endpoint(&create.target, create.target_password_env, TlsArguments::target).context("--target")?),
         mode: dts_proto::v1::Mode::from(create.mode).into(),
         allow_downgrade: create.allow_downgrade,
         ..TaskSpec::default()

@@ -68,6 +68,8 @@ table! {
 
     /// No connection to the source.
     SourceUnreachable, "SOURCE_UNREACHABLE", Source, true, "check host, port, network and that the source is running";
+    /// No TLS with the source, or a certificate is not accepted.
+    SourceTls, "SOURCE_TLS", Source, true, "correct the source's TLS settings as the message says (docs/tls.md), then start again";
     /// The source refuses user or password.
     SourceAuth, "SOURCE_AUTH", Source, false, "correct the source's user and password";
     /// The source does not let this user replicate.
@@ -94,6 +96,8 @@ table! {
 
     /// No connection to the target.
     TargetUnreachable, "TARGET_UNREACHABLE", Target, true, "check host, port, network and that the target is running";
+    /// No TLS with the target, or a certificate is not accepted.
+    TargetTls, "TARGET_TLS", Target, true, "correct the target's TLS settings as the message says (docs/tls.md), then start again";
     /// The target refuses user or password.
     TargetAuth, "TARGET_AUTH", Target, false, "correct the target's user and password";
     /// The target refuses a command that we need.

@@ -11,7 +11,7 @@ use dts_tests::server::{Server, root};
 use crate::{state, until};
 
 /// A process of ours, ended with its owner.
-struct Role(Child);
+pub(crate) struct Role(Child);
 
 impl Drop for Role {
     fn drop(&mut self) {
@@ -36,7 +36,7 @@ fn grpcurl(address: &str, arguments: &[&str]) -> Result<String> {
 }
 
 /// A coordinator with a task on it, as processes of their own.
-struct Fleet {
+pub(crate) struct Fleet {
     dir: tempfile::TempDir,
     address: String,
     coordinator: Option<Role>,
@@ -44,7 +44,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let (dir, _) = state()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut fleet = Self { dir, address: format!("127.0.0.1:{port}"), coordinator: None, task: String::new() };
@@ -62,9 +62,8 @@ impl Fleet {
         until("the coordinator", || Ok(grpcurl(&self.address, &["list"]).is_ok()))
     }
 
-    fn agent(&self, id: &str) -> Result<Role> {
-        let coordinator = format!("http://{}", self.address);
-        role(&["agent", "--id", id, "--coordinator", &coordinator, "--state-dir", &self.path(id)])
+    pub(crate) fn agent(&self, id: &str) -> Result<Role> {
+        role(&["agent", "--id", id, "--coordinator", &self.url(), "--state-dir", &self.path(id)])
     }
 
     fn create(&mut self, source: &Server, target: &Server) -> Result<()> {
@@ -75,27 +74,36 @@ impl Fleet {
         }});
         let created = grpcurl(&self.address, &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"])?;
         let created: serde_json::Value = serde_json::from_str(&created)?;
-        self.task = serde_json::json!({"id": created["id"]}).to_string();
+        self.adopt(&created["id"]);
         Ok(())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Administers a task that somebody else has created.
+    pub(crate) fn adopt(&mut self, id: &serde_json::Value) {
+        self.task = serde_json::json!({ "id": id }).to_string();
     }
 
     fn call(&self, method: &str) -> Result<String> {
         grpcurl(&self.address, &["-d", &self.task, &format!("dts.v1.TaskService/{method}")])
     }
 
-    fn get(&self) -> Result<serde_json::Value> {
+    pub(crate) fn get(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.call("GetTask")?)?)
     }
 
     /// Waits until this agent follows the source.
-    fn follows(&self, agent: &str) -> Result<()> {
+    pub(crate) fn follows(&self, agent: &str) -> Result<()> {
         until(agent, || {
             let task = self.get()?;
             Ok(task["shards"][0]["agentId"] == agent && task["readyToComplete"] == true)
         })
     }
 
-    fn completed(&self) -> Result<()> {
+    pub(crate) fn completed(&self) -> Result<()> {
         until("completion", || {
             // Not allowed while the task is interrupted, and when it is completing already.
             let _asked_or_refused = self.call("CompleteTask");

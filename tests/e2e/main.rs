@@ -9,6 +9,7 @@ mod input;
 mod network;
 mod room;
 mod size;
+mod tls;
 mod topology;
 mod versions;
 

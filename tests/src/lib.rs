@@ -10,4 +10,5 @@ pub mod oracle;
 pub mod proxy;
 pub mod server;
 pub mod spread;
+pub mod tls;
 pub mod usage;

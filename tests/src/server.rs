@@ -6,11 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use redis::Connection;
 
 /// Below the ephemeral range.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A server that never starts has wrong options.
+const STARTS: usize = 10;
 
 /// A running server.
 pub struct Server {
@@ -52,12 +55,13 @@ impl Server {
 
     /// Starts any server.
     pub fn start_program(program: &Path, options: &[&str]) -> Result<Self> {
-        loop {
+        for _ in 0..STARTS {
             // Somebody may take the port between the look and the start.
             if let Some(server) = Self::try_start(program, options)? {
                 return Ok(server);
             }
         }
+        bail!("{} does not start with {options:?}", program.display())
     }
 
     fn try_start(program: &Path, options: &[&str]) -> Result<Option<Self>> {

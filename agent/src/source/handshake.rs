@@ -8,12 +8,12 @@ use dts_common::error::{Code, Error, Result};
 use dts_common::position::ReplicationId;
 use dts_common::redis::resp;
 use secrecy::ExposeSecret as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::Wanted;
-use crate::client::{REPLY_TIMEOUT, dial};
+use crate::client::REPLY_TIMEOUT;
+use crate::dial::{self, Stream, dial};
 use crate::endpoint::{Endpoint, Side};
 
 /// A source that prepares a snapshot sends newlines; a diskless one may be silent while it forks and waits.
@@ -28,7 +28,7 @@ const ANNOUNCED_VERSION: &[u8] = b"9.1.0";
 
 /// A socket with what was read from it.
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     pub(super) buffer: BytesMut,
     name: String,
 }
@@ -129,9 +129,9 @@ impl Wire {
     }
 
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        match timeout(REPLY_TIMEOUT, self.stream.write_all(bytes)).await {
+        match timeout(REPLY_TIMEOUT, dial::send(&mut self.stream, bytes)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.lost(&error.to_string())),
+            Ok(Err(error)) => Err(dial::broken(Side::Source, &self.name, &error)),
             Err(_) => Err(self.lost("it takes no bytes")),
         }
     }
@@ -144,7 +144,7 @@ impl Wire {
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(0) => Err(self.lost("it closed the connection")),
             Ok(_) => Ok(()),
-            Err(error) => Err(self.lost(&error.to_string())),
+            Err(error) => Err(dial::broken(Side::Source, &self.name, &error)),
         }
     }
 

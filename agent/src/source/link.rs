@@ -10,7 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::handshake::{Answer, Wire, now_ms};
 use super::payload::Payload;
 use super::{Received, Record, Wanted};
-use crate::endpoint::Endpoint;
+use crate::dial;
+use crate::endpoint::{Endpoint, Side};
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::spool;
@@ -47,7 +48,10 @@ impl Link<'_> {
 
     async fn try_run(&mut self) -> Result<std::convert::Infallible> {
         let mut wire = Wire::connect(self.endpoint).await?;
-        let skew_ms = wire.introduce(self.endpoint).await?;
+        let skew_ms = match wire.introduce(self.endpoint).await {
+            Ok(skew_ms) => skew_ms,
+            Err(error) => return Err(dial::explain(self.endpoint, Side::Source, error).await),
+        };
         let answer = wire.replicate(*self.wanted).await?;
         tracing::info!(source = %self.endpoint, continued = matches!(answer, Answer::Continue { .. }), "replicating");
         let (history, mut offset) = match (answer, *self.wanted) {

@@ -4,12 +4,12 @@ use bytes::{Buf as _, BytesMut};
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::resp;
 use secrecy::ExposeSecret as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::reply::{self, Reply};
-use crate::client::{REPLY_TIMEOUT, dial};
+use crate::client::REPLY_TIMEOUT;
+use crate::dial::{self, ReadHalf, WriteHalf, dial};
 use crate::endpoint::{Endpoint, Side};
 
 const WRITE: usize = 64 << 10;
@@ -17,12 +17,12 @@ const WRITE: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Connection {
     read: Replies,
-    write: OwnedWriteHalf,
+    write: WriteHalf,
 }
 
 #[derive(Debug)]
 struct Replies {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     buffer: BytesMut,
     name: String,
 }
@@ -30,7 +30,7 @@ struct Replies {
 impl Connection {
     /// Connects and logs in; nothing is sent behind an AUTH before its answer.
     pub(super) async fn open(endpoint: &Endpoint) -> Result<Self> {
-        let (read, write) = dial(endpoint, Side::Target).await?.into_split();
+        let (read, write) = dial::split(dial(endpoint, Side::Target).await?);
         let read = Replies { half: read, buffer: BytesMut::new(), name: endpoint.to_string() };
         let mut connection = Self { read, write };
         if let Some(password) = &endpoint.password {
@@ -101,11 +101,11 @@ impl Connection {
     }
 }
 
-async fn send(write: &mut OwnedWriteHalf, name: &str, bytes: &[u8]) -> Result<()> {
+async fn send(write: &mut WriteHalf, name: &str, bytes: &[u8]) -> Result<()> {
     for piece in bytes.chunks(WRITE) {
-        match timeout(REPLY_TIMEOUT, write.write_all(piece)).await {
+        match timeout(REPLY_TIMEOUT, dial::send(write, piece)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(lost(name, &error.to_string())),
+            Ok(Err(error)) => return Err(dial::broken(Side::Target, name, &error)),
             Err(_) => return Err(lost(name, "it takes no bytes")),
         }
     }
@@ -123,7 +123,7 @@ impl Replies {
             match timeout(REPLY_TIMEOUT, self.half.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => return Err(lost(&self.name, "it closed the connection")),
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(lost(&self.name, &error.to_string())),
+                Ok(Err(error)) => return Err(dial::broken(Side::Target, &self.name, &error)),
                 Err(_) => return Err(lost(&self.name, &format!("no reply within {} s", REPLY_TIMEOUT.as_secs()))),
             }
         }

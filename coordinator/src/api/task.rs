@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 use super::status;
 use crate::engine::Engine;
 use crate::store::Store;
+use crate::task::check_tls;
 
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
@@ -169,7 +170,7 @@ fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
     let mut seen = HashSet::new();
     let named = |(index, source)| (format!("spec.sources[{index}]"), source);
     let sources = spec.sources.iter().enumerate().map(named);
-    for (field, Endpoint { host, port, .. }) in sources.chain([("spec.target".to_owned(), target)]) {
+    for (field, Endpoint { host, port, tls, .. }) in sources.chain([("spec.target".to_owned(), target)]) {
         if field != "spec.target" && !seen.insert((host, port)) {
             return wrong(format!("{field}: {host}:{port} is listed twice"));
         }
@@ -178,6 +179,9 @@ fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
         }
         if !(1..=65535).contains(port) {
             return wrong(format!("{field}.port has to be 1 to 65535"));
+        }
+        if let Some(tls) = tls {
+            check_tls(&format!("{field}.tls"), tls)?;
         }
     }
     if !matches!(Mode::try_from(spec.mode), Ok(Mode::Migrate | Mode::Sync)) {
@@ -188,11 +192,13 @@ fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use dts_proto::v1::Tls;
+
     use super::*;
 
     #[test]
     fn a_wrong_field_is_named() {
-        let end = |host: &str, port| Endpoint { host: host.into(), port, credential: None };
+        let end = |host: &str, port| Endpoint { host: host.into(), port, credential: None, tls: None };
         let good = TaskSpec {
             name: "n".into(),
             sources: vec![end("a", 1)],
@@ -201,6 +207,8 @@ mod tests {
             ..TaskSpec::default()
         };
         check(&good, "").unwrap();
+        let with = |tls: Tls| Some(Endpoint { tls: Some(tls), ..end("b", 2) });
+        let skips = Tls { ca_file: "ca".into(), insecure_skip_verify: true, ..Tls::default() };
         for (bad, field) in [
             (TaskSpec { name: String::new(), ..good.clone() }, "spec.name"),
             (TaskSpec { sources: vec![], ..good.clone() }, "spec.sources"),
@@ -211,6 +219,11 @@ mod tests {
             (TaskSpec { target: None, ..good.clone() }, "spec.target"),
             (TaskSpec { target: Some(end("b", 70000)), ..good.clone() }, "spec.target.port"),
             (TaskSpec { sources: vec![end("", 1)], ..good.clone() }, "spec.sources[0].host"),
+            (
+                TaskSpec { target: with(Tls { key_file: "k".into(), ..Tls::default() }), ..good.clone() },
+                "spec.target.tls: certificate_file",
+            ),
+            (TaskSpec { target: with(skips), ..good.clone() }, "spec.target.tls: insecure_skip_verify"),
             (TaskSpec { mode: 0, ..good.clone() }, "spec.mode"),
         ] {
             assert!(check(&bad, "").unwrap_err().message.contains(field), "{field}");

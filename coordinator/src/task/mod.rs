@@ -1,5 +1,6 @@
 //! A task's life: its states as data, and what moves it from one to the next. Pure.
 
+mod tls;
 mod totals;
 mod transition;
 mod update;
@@ -7,6 +8,7 @@ mod update;
 pub use totals::totals;
 pub use transition::{Observation, Step, actions, decide, directive, requested};
 
+pub use tls::check_tls;
 pub use update::update;
 
 use dts_proto::v1;

@@ -3,14 +3,17 @@
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::TaskSpec;
 
-/// Takes the named fields of `from` over into `spec`.
+use super::tls;
+
+/// Takes the named fields of `from` over into `spec`: all of them, or none.
 pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<()> {
     if paths.is_empty() {
         return Err(Error::new(Code::InvalidRequest, "update_mask names no field"));
     }
     let given = from.limits.unwrap_or_default();
+    let mut changed = spec.clone();
     for path in paths {
-        let limits = spec.limits.get_or_insert_default();
+        let limits = changed.limits.get_or_insert_default();
         match path.as_str() {
             "limits" => *limits = given,
             "limits.spool_memory_bytes" => limits.spool_memory_bytes = given.spool_memory_bytes,
@@ -18,16 +21,19 @@ pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<
             "limits.retry_window_seconds" => limits.retry_window_seconds = given.retry_window_seconds,
             "limits.read_bytes_per_second" => limits.read_bytes_per_second = given.read_bytes_per_second,
             "limits.write_bytes_per_second" => limits.write_bytes_per_second = given.write_bytes_per_second,
-            "complete_when_caught_up" => spec.complete_when_caught_up = from.complete_when_caught_up,
-            "allow_downgrade" => spec.allow_downgrade = from.allow_downgrade,
+            "complete_when_caught_up" => changed.complete_when_caught_up = from.complete_when_caught_up,
+            "allow_downgrade" => changed.allow_downgrade = from.allow_downgrade,
+            "sources.tls" => tls::update_sources(&mut changed, from)?,
+            "target.tls" => tls::update_target(&mut changed, from)?,
             other => {
                 let message = format!(
-                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up and allow_downgrade can"
+                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up, allow_downgrade, sources.tls and target.tls can"
                 );
                 return Err(Error::new(Code::InvalidRequest, message));
             }
         }
     }
+    *spec = changed;
     Ok(())
 }
 
@@ -54,5 +60,9 @@ mod tests {
         let error = update(&mut TaskSpec::default(), &TaskSpec::default(), &["sources".into()]).unwrap_err();
         assert!(error.message.contains("sources"));
         assert!(update(&mut TaskSpec::default(), &TaskSpec::default(), &[]).is_err());
+        let from = TaskSpec { complete_when_caught_up: true, ..TaskSpec::default() };
+        let mut spec = TaskSpec::default();
+        assert!(update(&mut spec, &from, &["complete_when_caught_up".into(), "name".into()]).is_err());
+        assert!(!spec.complete_when_caught_up, "a refused request changed a part");
     }
 }
