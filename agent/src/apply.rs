@@ -3,11 +3,13 @@
 //! does not know to be missing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
 use dts_common::position::{Position, ReplicationId};
+use dts_common::selection::Selection;
 use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::watch;
 
@@ -38,6 +40,8 @@ pub struct Context {
     pub target: Endpoint,
     /// What the target understands.
     pub dialect: Dialect,
+    /// What is moved.
+    pub selection: Arc<Selection>,
     /// The task's sources.
     pub topology: Topology,
     /// Which keys of the target are ours.
@@ -213,13 +217,14 @@ impl Driver {
         }
     }
 
-    /// Deletes every key of this shard, and no other. Cut off and begun again it ends the same: the position stays before it.
+    /// Deletes every key that this shard moves, and no other. Cut off and begun again it ends the same: the position stays before it.
     async fn clear(&mut self, clear: Clear) -> Result<()> {
         self.outlet.settled().await?;
         let mut scan = Scan::open(&self.context.target, |_| true).await?;
         while let Some(mut page) = scan.next_page().await? {
-            page.keys.retain(|key| self.context.owner.may_own(key));
-            if clear.db.is_none_or(|db| db == page.db) && !page.keys.is_empty() {
+            let Context { owner, selection, .. } = &self.context;
+            page.keys.retain(|key| owner.may_own(key) && selection.holds(page.db, key));
+            if clear.databases.contains(&page.db) && !page.keys.is_empty() {
                 self.delete(&page, clear.commit.clone()).await?;
             }
         }
@@ -232,7 +237,8 @@ impl Driver {
             let key = reserved_key(&self.context.shard, "position");
             let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
             let others = self.context.topology.others(self.context.shard.index);
-            return topology::delete_unclaimed(&self.context.target, (&key, &record), others, page).await;
+            let source_db = self.context.selection.source_db(page.db).unwrap_or(page.db);
+            return topology::delete_unclaimed(&self.context.target, (&key, &record), others, (page, source_db)).await;
         }
         self.outlet.send(sweep::delete_chunk(page, commit)).await?;
         Ok(u64::try_from(page.keys.len()).unwrap_or(u64::MAX))
@@ -262,10 +268,10 @@ impl Driver {
         self.copy += 1;
         self.outlet.begin_copy(self.copy).await?;
         let fingerprinter = self.dirty.then(Fingerprinter::new);
-        let encoder =
-            SnapshotEncoder::new(self.context.dialect, fingerprinter.clone()).owned_by(self.context.owner.clone());
-        let index =
-            fingerprinter.map(|fingerprinter| (KeyIndex::new(self.context.scratch.join("keys")), fingerprinter));
+        let context = &self.context;
+        let encoder = SnapshotEncoder::new(context.dialect, context.selection.clone(), fingerprinter.clone())
+            .owned_by(context.owner.clone());
+        let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(context.scratch.join("keys")), fingerprinter));
         self.dirty = true;
         self.marker = None;
         self.mode = Mode::Copying(Box::new(Copying { encoder, index, history, offset }));
@@ -298,7 +304,8 @@ impl Driver {
 
     /// Deletes what the target holds and the snapshot does not.
     async fn sweep(&mut self, index: KeyIndex, fingerprinter: Fingerprinter, progress: Progress) -> Result<()> {
-        let mut stale = index.stale(&self.context.target, fingerprinter, self.context.owner.clone()).await?;
+        let Context { target, selection, owner, .. } = &self.context;
+        let mut stale = index.stale(target, selection.clone(), fingerprinter, owner.clone()).await?;
         while let Some(page) = stale.next_page().await? {
             let commit = Commit { position: None, holds_field_expiry: false, progress };
             let keys = self.delete(&page, commit).await?;
@@ -335,6 +342,7 @@ fn streaming(
     let reserved = ["position", "scripts", "large"].map(|name| reserved_key(&context.shard, name).into_bytes());
     let dialect = context.dialect;
     let encoder = StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);
+    let encoder = encoder.selecting(context.selection.clone());
     Mode::Streaming(Box::new(encoder.owned_by(context.owner.clone())))
 }
 

@@ -121,7 +121,7 @@ impl Driver {
 
     async fn restore_expiries(&mut self) -> Result<()> {
         let dialect = self.context.dialect;
-        let target = self.context.target.clone();
+        let (target, selection) = (self.context.target.clone(), self.context.selection.clone());
         let holds_field_expiry = self.streaming()?.holds_field_expiry();
         self.streaming()?.set_exact();
         loop {
@@ -131,9 +131,9 @@ impl Driver {
                 return Ok(());
             }
             let mut pass = match self.streaming()?.take_held().into_keys() {
-                None => ExpiryPass::over_everything(&target, &dialect, holds_field_expiry).await?,
+                None => ExpiryPass::over_everything(&target, &dialect, selection.clone(), holds_field_expiry).await?,
                 Some(keys) if keys.is_empty() => return Ok(()),
-                Some(keys) => ExpiryPass::over(&target, &dialect, holds_field_expiry, keys).await?,
+                Some(keys) => ExpiryPass::over(&target, &dialect, selection.clone(), holds_field_expiry, keys).await?,
             };
             pass.only_of(&self.context.owner, &self.context.source).await?;
             // From 7.0 on a source sends absolute expiries.

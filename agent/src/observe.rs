@@ -112,6 +112,9 @@ impl Observer {
                 exactly_once: true,
             });
             status.spool = Some(SpoolStatus { memory_bytes, disk_bytes });
+            status.filtered_keys = progress.filtered_keys;
+            status.filtered_commands = progress.filtered_commands;
+            status.skipped_commands = progress.skipped_commands;
             status.source_keys = source.keys;
             status.target_keys = target.keys;
         });

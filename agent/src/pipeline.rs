@@ -6,10 +6,12 @@
 //! ```
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
+use dts_common::selection::Selection;
 use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -51,6 +53,8 @@ pub struct Job {
     pub topology: Topology,
     /// The target may be older than the source.
     pub allow_downgrade: bool,
+    /// What is moved.
+    pub selection: Arc<Selection>,
     /// Its bounds; they may change.
     pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
@@ -116,6 +120,7 @@ pub async fn attempt(
         owner: facts.owner.clone(),
         proof: facts.proof.clone(),
         dialect: Dialect { version: facts.target, source: facts.source, databases: facts.target_databases },
+        selection: job.selection.clone(),
         board: board.clone(),
         scratch: job.scratch.clone(),
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use dts_common::error::{Error, Result};
 use dts_common::ids::{Epoch, ShardId};
+use dts_common::selection::Selection;
 use dts_proto::v1::{self, Assignment, DesiredState, Directive, ShardReport};
 use tokio::sync::{Notify, watch};
 
@@ -82,6 +83,7 @@ impl Supervisor {
             target: endpoint(&assignment.target)?,
             topology: self.topology(assignment)?,
             allow_downgrade: assignment.allow_downgrade,
+            selection: Arc::new(Selection::new(assignment.filter.as_ref(), &assignment.db_map, assignment.on_flush)?),
             limits,
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
         })

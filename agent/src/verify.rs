@@ -4,6 +4,7 @@ use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
 use dts_common::redis::command::is_rewritten;
 use dts_common::redis::version::ServerVersion;
+use dts_common::selection::Selection;
 use dts_proto::v1::SourceKind;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
@@ -51,13 +52,17 @@ pub async fn verify(job: &Job) -> Result<Facts> {
     are_two(&mut from, source, &mut to, target).await?;
     is_standalone_master(&mut to).await?;
     is_ours_to_fill(&mut to, shard, topology.shards()).await?;
+    if let Some(db) = job.selection.highest_db().filter(|db| *db >= facts.target_databases) {
+        let message = format!("the map of databases leads to {db}, the target has {}", facts.target_databases);
+        return Err(Error::new(Code::TargetUnsupported, message));
+    }
     facts.warnings.extend(eviction(&mut to).await);
     if !facts.target.takes_all_of(&facts.source) {
         if !job.allow_downgrade {
             let message = format!("the target ({}) is older than the source ({})", facts.target, facts.source);
             return Err(Error::new(Code::Downgrade, message));
         }
-        facts.warnings.extend(unknown_commands(&mut from, &mut to).await);
+        facts.warnings.extend(unknown_commands(&mut from, &mut to, &job.selection).await);
     }
     for warning in &facts.warnings {
         tracing::warn!(%shard, warning);
@@ -180,12 +185,13 @@ async fn eviction(to: &mut Client) -> Option<String> {
 }
 
 /// Commands that the source has run, that write, and that the target neither knows nor gets rewritten.
-async fn unknown_commands(from: &mut Client, to: &mut Client) -> Option<String> {
+async fn unknown_commands(from: &mut Client, to: &mut Client, selection: &Selection) -> Option<String> {
     let used = from.info("commandstats").await.ok()?;
     let names: Vec<String> = used
         .fields()
         .filter_map(|(name, _)| name.strip_prefix("cmdstat_"))
         .filter(|name| !name.contains('|') && !is_rewritten(name.as_bytes()))
+        .filter(|name| !selection.excludes_command(name.as_bytes()))
         .map(str::to_owned)
         .collect();
     let mut unknown = Vec::new();

@@ -50,6 +50,9 @@ pub(crate) fn status(task: &Task) -> ShardStatus {
         target_keys: totals.target_keys,
         warnings: warnings.collect(),
         stray_keys: totals.stray_keys,
+        filtered_keys: all.iter().map(|status| status.filtered_keys).sum(),
+        filtered_commands: all.iter().map(|status| status.filtered_commands).sum(),
+        skipped_commands: all.iter().map(|status| status.skipped_commands).sum(),
         ..ShardStatus::default()
     }
 }
@@ -134,6 +137,9 @@ pub(crate) fn progress(task: &Task) -> Value {
         "lag_ms": stream.lag_ms,
         "spool_memory_bytes": spool.memory_bytes,
         "spool_disk_bytes": spool.disk_bytes,
+        "filtered_keys": status.filtered_keys,
+        "filtered_commands": status.filtered_commands,
+        "skipped_commands": status.skipped_commands,
         "source_keys": status.source_keys,
         "target_keys": status.target_keys,
         "stray_keys": status.stray_keys,

@@ -4,6 +4,7 @@ mod address;
 mod argv;
 mod event;
 mod migrate;
+mod selection;
 mod serve;
 mod show;
 mod sources;

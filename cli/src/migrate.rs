@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use crate::address::Address;
 use crate::argv;
 use crate::event::{self, Rates};
+use crate::selection::{self, Selecting};
 use crate::serve::{read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::sources::Sources;
@@ -80,6 +81,8 @@ pub(crate) struct Arguments {
     retry_window: Duration,
     #[command(flatten)]
     tls: TlsArguments,
+    #[command(flatten)]
+    selecting: Selecting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -149,7 +152,7 @@ impl Plan {
         }
         let target = endpoint("target", 0, &arguments.target, &arguments.target_password_file)?;
         let seconds = arguments.retry_window.as_secs().max(1);
-        let spec = TaskSpec {
+        let mut spec = TaskSpec {
             name: format!("{} to {}:{}", places(&sources), target.host, target.port)
                 .chars()
                 .take(LONGEST_NAME)
@@ -167,7 +170,9 @@ impl Plan {
                 read_bytes_per_second: arguments.read_rate,
                 write_bytes_per_second: arguments.write_rate,
             }),
+            ..TaskSpec::default()
         };
+        arguments.selecting.put(&mut spec)?;
         Ok(Self { spec, secrets })
     }
 }
@@ -259,14 +264,18 @@ async fn adopt(
     let settings = |spec: &TaskSpec| {
         let ends = spec.sources.iter().chain(&spec.target);
         let tls: Vec<_> = ends.map(|end| end.tls.clone()).collect();
-        (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade, tls)
+        (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade, tls, selection::policies(spec))
     };
     let same = settings(&held) == settings(spec);
     if same || !task.allowed_actions().any(|action| action == TaskAction::Update) {
         return Ok(task);
     }
-    let paths = ["limits", "complete_when_caught_up", "allow_downgrade", "sources.tls", "target.tls"];
-    let paths = paths.map(str::to_owned).to_vec();
+    let mut paths = vec!["limits", "complete_when_caught_up", "allow_downgrade", "sources.tls", "target.tls"];
+    // A task without policies stays without a filter.
+    if selection::policies(&held) != selection::policies(spec) {
+        paths.extend(["on_flush", "filter.on_border", "filter.trust_scripts"]);
+    }
+    let paths = paths.into_iter().map(str::to_owned).collect();
     let request = UpdateTaskRequest {
         id: task.id,
         // Our own task in our own directory; agents raise its revision meanwhile.
@@ -292,6 +301,7 @@ async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Resul
         ("source", places(&held.sources), places(&spec.sources)),
         ("target", place(&held.target), place(&spec.target)),
         ("mode", mode(&held), mode(spec)),
+        ("filter", selection::fixed(&held), selection::fixed(spec)),
     ] {
         if held != asked {
             bail!(

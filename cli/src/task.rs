@@ -20,6 +20,7 @@ use tonic_types::StatusExt as _;
 
 use crate::address::Address;
 use crate::event::{self, Rates};
+use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
 use crate::sources::Sources;
 use crate::tls::TlsArguments;
@@ -97,6 +98,8 @@ struct Create {
     /// Begin at once.
     #[arg(long)]
     start: bool,
+    #[command(flatten)]
+    selecting: Selecting,
 }
 
 #[derive(Debug, Args)]
@@ -315,7 +318,7 @@ fn spec(create: Create) -> Result<TaskSpec> {
         .iter()
         .map(|url| endpoint(url, create.source_password_env.clone(), TlsArguments::source).context("--source"));
     let sources = sources.collect::<Result<_>>()?;
-    Ok(TaskSpec {
+    let mut spec = TaskSpec {
         name: create.name,
         topology: create.sources.topology(),
         sources,
@@ -323,7 +326,9 @@ fn spec(create: Create) -> Result<TaskSpec> {
         mode: dts_proto::v1::Mode::from(create.mode).into(),
         allow_downgrade: create.allow_downgrade,
         ..TaskSpec::default()
-    })
+    };
+    create.selecting.put(&mut spec)?;
+    Ok(spec)
 }
 
 fn show(task: &Task, json: bool) {
@@ -333,12 +338,17 @@ fn show(task: &Task, json: bool) {
         shown["id"] = json!(task.id);
         shown["name"] = json!(task.spec.as_ref().map(|spec| spec.name.clone()));
         shown["reason"] = task.reason.as_ref().map_or(json!(null), |reason| event::reason("reason", reason));
+        shown["selection"] = task.spec.as_ref().map_or(json!({}), selection::shown);
         println!("{shown}");
         return;
     }
     println!("{} {}", task.id, event::line(task, Rates::default()));
     for line in event::shard_lines(task) {
         println!("{line}");
+    }
+    let selection = task.spec.as_ref().map_or(json!({}), selection::shown);
+    if selection != json!({}) {
+        println!("  moves {selection}");
     }
     if let Some(reason) = &task.reason {
         println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);

@@ -116,6 +116,10 @@ table! {
     TargetUnsupported, "TARGET_UNSUPPORTED", Target, false, "use a target of at least the source's version, with the same modules and databases";
     /// The target is older than the source.
     Downgrade, "DOWNGRADE", User, false, "use a target of at least the source's version, or start again with --allow-downgrade (allow_downgrade in the task)";
+    /// A command moves data over the border of the filter: what it does to the keys inside cannot be known.
+    FilterBorder, "FILTER_BORDER", User, false, "move the command's keys together: widen the filter in a new task; or leave such commands out (on_border: skip)";
+    /// FLUSHALL or FLUSHDB on the source, and the task says to stop then.
+    FlushStopped, "FLUSH_STOPPED", User, false, "if the source was meant to be emptied, start again with on_flush pass; else ignore, or restore the source first";
     /// The target refused a write that succeeded on the source.
     Diverged, "DIVERGED", Target, false, "find out who else writes to the target, then copy again into an empty target";
     /// The target's record is older than what it confirmed, or a transaction cannot be repeated: begin again from the record.

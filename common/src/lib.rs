@@ -5,5 +5,6 @@ pub mod error;
 pub mod ids;
 pub mod position;
 pub mod redis;
+pub mod selection;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;

@@ -426,6 +426,9 @@ impl<S: Store> Engine<S> {
                 allow_downgrade: spec.allow_downgrade,
                 siblings: spec.sources.clone(),
                 topology: spec.topology.clone(),
+                filter: spec.filter.clone(),
+                db_map: spec.db_map.clone(),
+                on_flush: spec.on_flush,
             });
         }
         Ok(())

@@ -4,6 +4,7 @@ mod cluster_target;
 mod command_table;
 mod copy;
 mod crash;
+mod filters;
 mod fleet;
 mod input;
 mod network;

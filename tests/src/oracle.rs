@@ -103,6 +103,50 @@ fn same(db: usize, key: &[u8], left: &mut Connection, right: &mut Connection) ->
     Ok(())
 }
 
+/// Fails unless the target holds exactly the keys of the source for which `rule` (database, key, type) names a database of the target,
+/// each there with its value and its expiry. Keys that `foreign` names are nobody's matter.
+pub fn assert_selected(
+    source: &Server,
+    target: &Server,
+    rule: impl Fn(u32, &[u8], &str) -> Option<u32>,
+    foreign: impl Fn(u32, &[u8]) -> bool,
+) -> Result<usize> {
+    let (mut left, mut right) = (source.connect()?, target.connect()?);
+    let select = |connection: &mut Connection, db: u32| ask::<()>(connection, &[b"SELECT", db.to_string().as_bytes()]);
+    let databases = u32::try_from(DATABASES)?;
+    let mut expected = BTreeMap::new();
+    for db in 0..databases {
+        select(&mut left, db)?;
+        for key in keys(&mut left)? {
+            let kind: String = ask(&mut left, &[b"TYPE", &key])?;
+            if let Some(to) = rule(db, &key, &kind) {
+                ensure!(expected.insert((to, key), db).is_none(), "the rule gives one place to two keys");
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for db in 0..databases {
+        select(&mut right, db)?;
+        found.extend(keys(&mut right)?.into_iter().filter(|key| !foreign(db, key)).map(|key| (db, key)));
+    }
+    for place in &found {
+        let (db, key) = (place.0, String::from_utf8_lossy(&place.1));
+        ensure!(expected.contains_key(place), "db {db}: key {key:?} should not be on the target");
+    }
+    for ((to, key), from) in &expected {
+        let name = format!("{:?} of db {from} in db {to}", String::from_utf8_lossy(key));
+        ensure!(found.contains(&(*to, key.clone())), "{name} is missing");
+        select(&mut left, *from)?;
+        select(&mut right, *to)?;
+        let (here, there) = (value(&mut left, key)?, value(&mut right, key)?);
+        ensure!(here == there, "{name} differs: {here:.300?} and {there:.300?}");
+        let (here, there): (i64, i64) = (ask(&mut left, &[b"PTTL", key])?, ask(&mut right, &[b"PTTL", key])?);
+        let same = (here < 0) == (there < 0) && (here - there).abs() <= EXPIRY_TOLERANCE_MS;
+        ensure!(same, "expiry of {name} differs: {here} and {there} ms");
+    }
+    Ok(expected.len())
+}
+
 /// Function libraries as Redis lists them; none before 7.0.
 fn libraries(connection: &mut Connection) -> Result<BTreeSet<String>> {
     let listed: redis::RedisResult<Vec<Value>> = redis::cmd("FUNCTION").arg("LIST").arg("WITHCODE").query(connection);

@@ -1,9 +1,12 @@
 //! Completion: gives keys and hash fields whose expiry is held (`dts_common::redis::expiry`) their exact one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::expiry::restore;
 use dts_common::redis::resp;
+use dts_common::selection::Selection;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
@@ -32,6 +35,7 @@ pub struct ExpiryPass {
     /// Up to 6.2 a source sends expiries as "in so many seconds", which we count from when they reach us: late, if it had
     /// to wait with sending. It knows better, and is asked. `None` from 7.0 on, or where it does not let us.
     source: Option<Client>,
+    selection: Arc<Selection>,
     /// Other shards' keys are theirs to restore: one that streams on would lose what it refreshes.
     owner: Owner,
     /// Asked whose a key is, where its name does not tell.
@@ -49,23 +53,40 @@ const PAGE: usize = 1000;
 
 impl ExpiryPass {
     /// Over all keys. With `fields` hash fields are looked at too.
-    pub async fn over_everything(target: &Endpoint, dialect: &Dialect, fields: bool) -> Result<Self> {
+    pub async fn over_everything(
+        target: &Endpoint,
+        dialect: &Dialect,
+        selection: Arc<Selection>,
+        fields: bool,
+    ) -> Result<Self> {
         // A database without any expiry has no held one either.
         let scan = Scan::open(target, |counts| fields || !counts.contains("expires=0,")).await?;
-        Self::new(target, dialect, fields, Keys::All(scan)).await
+        Self::new(target, dialect, selection, fields, Keys::All(scan)).await
     }
 
     /// Over these keys, sorted by database.
-    pub async fn over(target: &Endpoint, dialect: &Dialect, fields: bool, keys: Vec<(u32, Box<[u8]>)>) -> Result<Self> {
-        Self::new(target, dialect, fields, Keys::Named(keys.into_iter())).await
+    pub async fn over(
+        target: &Endpoint,
+        dialect: &Dialect,
+        selection: Arc<Selection>,
+        fields: bool,
+        keys: Vec<(u32, Box<[u8]>)>,
+    ) -> Result<Self> {
+        Self::new(target, dialect, selection, fields, Keys::Named(keys.into_iter())).await
     }
 
-    async fn new(target: &Endpoint, dialect: &Dialect, fields: bool, keys: Keys) -> Result<Self> {
+    async fn new(
+        target: &Endpoint,
+        dialect: &Dialect,
+        selection: Arc<Selection>,
+        fields: bool,
+        keys: Keys,
+    ) -> Result<Self> {
         let client = Client::connect(target, Side::Target).await?;
         let fields = fields && dialect.version.has_field_expiry();
         let knows_expiretime = dialect.version.at_least(7, 0);
         let (source, owner, witness) = (None, Owner::Everything, None);
-        Ok(Self { client, keys, knows_expiretime, fields, source, owner, witness })
+        Ok(Self { client, keys, knows_expiretime, fields, source, selection, owner, witness })
     }
 
     /// Takes the expiries of keys that have one from the source itself.
@@ -82,10 +103,10 @@ impl ExpiryPass {
         Ok(())
     }
 
-    async fn ours(&mut self, page: &mut sweep::Page) -> Result<()> {
-        page.keys.retain(|key| self.owner.may_own(key));
+    async fn ours(&mut self, page: &mut sweep::Page, source_db: u32) -> Result<()> {
+        page.keys.retain(|key| self.owner.may_own(key) && self.selection.holds(page.db, key));
         let Some(witness) = &mut self.witness else { return Ok(()) };
-        witness.call(&[b"SELECT", page.db.to_string().as_bytes()]).await?;
+        witness.call(&[b"SELECT", source_db.to_string().as_bytes()]).await?;
         let mut bytes = Vec::new();
         page.keys.iter().for_each(|key| resp::command(&mut bytes, &[b"EXISTS", key]));
         witness.send(&bytes).await?;
@@ -105,12 +126,12 @@ impl ExpiryPass {
             Keys::Named(keys) => named_page(keys),
         };
         let Some(mut page) = page else { return Ok(None) };
-        self.ours(&mut page).await?;
-        let db = page.db.to_string();
-        let select = [&b"SELECT"[..], db.as_bytes()];
-        self.client.call(&select).await?;
+        // What else there may be is not ours to touch.
+        let Some(source_db) = self.selection.source_db(page.db) else { return Ok(Some(Out::new(page.db).page())) };
+        self.ours(&mut page, source_db).await?;
+        self.client.call(&[b"SELECT", page.db.to_string().as_bytes()]).await?;
         if let Some(source) = &mut self.source
-            && let Err(error) = source.call(&select).await
+            && let Err(error) = source.call(&[b"SELECT", source_db.to_string().as_bytes()]).await
         {
             tracing::warn!(%error, "the source does not tell its expiries: those that it sent late may be late by as much");
             self.source = None;

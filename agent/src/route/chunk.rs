@@ -39,4 +39,10 @@ pub struct Progress {
     pub stream_commands: u64,
     /// Receive time of the last stream byte that is encoded, ms since 1970 by the source's clock; 0 before any.
     pub received_ms: u64,
+    /// Keys of the snapshot that the task does not move.
+    pub filtered_keys: u64,
+    /// Commands of the stream that do nothing to what it moves.
+    pub filtered_commands: u64,
+    /// Commands that do, and were left out by policy.
+    pub skipped_commands: u64,
 }

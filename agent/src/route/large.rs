@@ -54,9 +54,9 @@ enum State {
 }
 
 /// What is known of it before its value is.
-struct Head<'a> {
-    arguments: usize,
-    whole: &'a [&'a [u8]],
+pub(super) struct Head<'a> {
+    pub(super) arguments: usize,
+    pub(super) whole: &'a [&'a [u8]],
 }
 
 impl Words for Head<'_> {

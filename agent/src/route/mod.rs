@@ -7,6 +7,7 @@ mod large;
 mod out;
 mod rewrite;
 mod script;
+mod select;
 mod snapshot;
 mod stream;
 mod value;

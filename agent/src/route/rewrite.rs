@@ -1,12 +1,17 @@
 //! One command of the stream, as the target shall have it. What needs no change passes byte for byte.
 
+use std::sync::Arc;
+
 use dts_common::error::{Code, Error, Result};
-use dts_common::redis::command::{Fields, Handling, Unit};
-use dts_common::redis::command_table::{Access, Key, Words, keys_of};
+use dts_common::redis::command::{Fields, Handling, Unit, handling};
+use dts_common::redis::command_table::{Access, Group, Key, Words, find, keys_of};
 use dts_common::redis::expiry::{HOLD_MS, hold};
 use dts_common::redis::rdb::Family;
+use dts_common::redis::resp;
+use dts_common::selection::{OnBorder, Selection};
 
 use super::out::Out;
+use super::select::{Decision, Step, decide};
 use super::{Dialect, Held, Scripts};
 use crate::target::RESERVED_PREFIX;
 use crate::topology::Owner;
@@ -59,6 +64,19 @@ fn shared_function(command: &Command<'_>, out: &mut Out) -> bool {
     !is(1, b"DELETE") && !is(1, b"FLUSH")
 }
 
+/// What became of a command.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is written, or nothing of it is to be.
+    Done,
+    /// The task does not move what it is about.
+    Filtered,
+    /// It was left out by policy.
+    Skipped,
+    /// Everything of the task has to go from these databases of the target.
+    Purge(Vec<u32>),
+}
+
 fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
@@ -66,6 +84,9 @@ fn number(text: &[u8]) -> Option<i64> {
 /// What rewriting depends on.
 pub(super) struct Rewriter {
     dialect: Dialect,
+    selection: Arc<Selection>,
+    /// False if everything is moved as it is.
+    selects: bool,
     reserved: Vec<Vec<u8>>,
     scripts: Scripts,
     /// When the command was received, by the source's clock.
@@ -84,13 +105,33 @@ impl Rewriter {
         held: Held,
         holds_field_expiry: bool,
     ) -> Self {
-        let owner = Owner::Everything;
-        Self { dialect, reserved, scripts, now_ms: 0, exact: false, held, holds_field_expiry, owner }
+        let (selection, selects, owner) = (Arc::default(), false, Owner::Everything);
+        Self {
+            dialect,
+            selection,
+            selects,
+            reserved,
+            scripts,
+            now_ms: 0,
+            exact: false,
+            held,
+            holds_field_expiry,
+            owner,
+        }
     }
 
-    pub(super) fn write(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Result<()> {
+    /// Only that is moved.
+    pub(super) fn choose(&mut self, selection: Arc<Selection>) {
+        self.selects = !selection.is_everything();
+        self.selection = selection;
+    }
+
+    pub(super) fn write(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Result<Outcome> {
+        if self.selection.excludes_command(command.argument(0).unwrap_or_default()) {
+            return Ok(Outcome::Filtered);
+        }
         if self.owner.shares() && !self.admits(how, command, out)? {
-            return Ok(());
+            return Ok(Outcome::Done);
         }
         if how == Handling::Refuse {
             let name = String::from_utf8_lossy(command.argument(0).unwrap_or_default()).into_owned();
@@ -100,8 +141,41 @@ impl Rewriter {
             ));
         }
         if command.argument(1).is_some_and(|key| key.starts_with(RESERVED_PREFIX.as_bytes())) {
-            return Ok(());
+            return Ok(Outcome::Done);
         }
+        if !self.selects {
+            if how == Handling::Flush && self.owner.shares() {
+                let all = command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHALL"));
+                return Ok(Outcome::Purge(if all { (0..self.dialect.databases).collect() } else { vec![db] }));
+            }
+            self.put(how, command, db, out)?;
+            return Ok(Outcome::Done);
+        }
+        if how == Handling::Eval {
+            // The source may send its hash alone the next time.
+            self.learn(command.argument(1).unwrap_or_default(), out);
+        }
+        match decide(&self.selection, &self.dialect, self.owner.shares(), command, db)? {
+            Decision::Pass => {
+                // What is of no database passes wherever it stands.
+                let db = self.selection.target_db(db).unwrap_or(out.db);
+                self.put(how, command, db, out)?;
+            }
+            Decision::Drop => return Ok(Outcome::Filtered),
+            Decision::Skip => return Ok(Outcome::Skipped),
+            Decision::Instead(steps) => steps.into_iter().try_for_each(|step| self.step(step, out))?,
+            Decision::Purge(databases) => return Ok(Outcome::Purge(databases)),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// True if a purge that cannot be done is to be left out.
+    pub(super) fn skips_borders(&self) -> bool {
+        self.selection.on_border == OnBorder::Skip
+    }
+
+    /// Writes a command in a database of the target.
+    fn put(&mut self, how: Handling, command: &Command<'_>, db: u32, out: &mut Out) -> Result<()> {
         self.select(db, out)?;
         if self.rewritten(how, command, db, out).is_none() {
             out.raw(command.raw);
@@ -146,6 +220,29 @@ impl Rewriter {
             return Ok(false);
         }
         moves("a change of a key that was not its own")
+    }
+
+    fn step(&mut self, step: Step, out: &mut Out) -> Result<()> {
+        let words: Vec<&[u8]> = step.words.iter().map(Vec::as_slice).collect();
+        let mut raw = Vec::new();
+        resp::command(&mut raw, &words);
+        if let Some(key) = step.own {
+            out.select(step.db, &self.dialect)?;
+            out.raw(&raw);
+            self.held.add(step.db, &key);
+            return Ok(());
+        }
+        let mut parser = resp::CommandParser::default();
+        parser.parse(&raw).map_err(|error| Error::new(Code::Internal, format!("a command of ours: {error}")))?;
+        let how = words.first().map_or(Handling::Ignore, |name| handling(name));
+        self.put(how, &Command { raw: &raw, arguments: parser.arguments() }, step.db, out)
+    }
+
+    /// Keeps the body of a script, on the target too.
+    fn learn(&mut self, body: &[u8], out: &mut Out) {
+        if let Some(hash) = self.scripts.learn(body) {
+            self.keep(&hash, body, out);
+        }
     }
 
     /// `None`: it passes as it is.
@@ -216,11 +313,9 @@ impl Rewriter {
             Handling::Eval => {
                 // What it renames, nobody sees.
                 self.held.add_everything();
-                if let Some(hash) = self.scripts.learn(key?) {
-                    self.keep(&hash, key?, out);
-                    // Keeping it selected db 0.
-                    out.select(db, &self.dialect).ok()?;
-                }
+                self.learn(key?, out);
+                // Keeping it selected db 0.
+                out.select(db, &self.dialect).ok()?;
                 return None;
             }
             Handling::EvalSha => {
@@ -231,10 +326,7 @@ impl Rewriter {
             }
             Handling::Script => {
                 if key?.eq_ignore_ascii_case(b"LOAD") {
-                    let body = command.argument(2)?;
-                    if let Some(hash) = self.scripts.learn(body) {
-                        self.keep(&hash, body, out);
-                    }
+                    self.learn(command.argument(2)?, out);
                 }
                 return None;
             }
@@ -291,6 +383,22 @@ impl Rewriter {
     /// Selects a database of the target.
     pub(super) fn select(&self, db: u32, out: &mut Out) -> Result<()> {
         out.select(db, &self.dialect)
+    }
+
+    /// Where a command goes of which only the beginning is known: its database of the target, if it is moved and changes one key alone, which it
+    /// names first.
+    pub(super) fn moves_in_parts(&self, command: &impl Words, db: u32) -> Option<u32> {
+        if !self.selects {
+            return Some(db);
+        }
+        let info = find(command)?;
+        let typed =
+            !self.selection.by_type() || (info.group != Group::Generic && self.selection.covers_type(info.group));
+        let moved = typed
+            && info.only_key() == Some(1)
+            && self.selection.covers(db, command.word(1)?)
+            && !self.selection.excludes_command(command.word(0)?);
+        self.selection.target_db(db).filter(|_| moved)
     }
 
     /// True if all keys of the command are known to be ours.

@@ -1,11 +1,13 @@
 //! A snapshot as commands, each value in the way that costs the target least.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::expiry::hold;
 use dts_common::redis::rdb::{Decoder, Entry, Kind, Meta, Part, Sink};
 use dts_common::redis::resp;
+use dts_common::selection::Selection;
 
 use super::out::{CHUNK, Out};
 use super::value::{Pieces, unsupported};
@@ -72,6 +74,7 @@ impl SnapshotFacts {
 
 struct Writer {
     dialect: Dialect,
+    selection: Arc<Selection>,
     fingerprinter: Option<Fingerprinter>,
     fingerprints: Vec<Fingerprint>,
     out: Out,
@@ -92,9 +95,10 @@ struct Writer {
 
 impl SnapshotEncoder {
     /// With a fingerprinter it tells which keys it saw.
-    pub fn new(dialect: Dialect, fingerprinter: Option<Fingerprinter>) -> Self {
+    pub fn new(dialect: Dialect, selection: Arc<Selection>, fingerprinter: Option<Fingerprinter>) -> Self {
         let writer = Writer {
             dialect,
+            selection,
             fingerprinter,
             fingerprints: Vec::new(),
             out: Out::default(),
@@ -194,15 +198,20 @@ impl Writer {
             self.facts.strays.add(meta.db, meta.key);
             return Ok(false);
         }
-        if meta.db != self.out.db {
+        let covered = self.selection.covers_kind(meta.kind) && self.selection.covers(meta.db, meta.key);
+        let Some(db) = self.selection.target_db(meta.db).filter(|_| covered) else {
+            self.progress.filtered_keys += 1;
+            return Ok(false);
+        };
+        if db != self.out.db {
             self.flush_pairs();
-            self.out.select(meta.db, &self.dialect).map_err(|error| error.about_key(meta.key))?;
+            self.out.select(db, &self.dialect).map_err(|error| error.about_key(meta.key))?;
         }
         if meta.expire_at_ms.is_some() {
-            self.facts.held.add(meta.db, meta.key);
+            self.facts.held.add(db, meta.key);
         }
         if let Some(fingerprinter) = &self.fingerprinter {
-            self.fingerprints.push(fingerprinter.of(meta.db, meta.key));
+            self.fingerprints.push(fingerprinter.of(db, meta.key));
         }
         Ok(true)
     }
@@ -303,6 +312,9 @@ impl Sink for Writer {
     }
 
     fn function(&mut self, library: &[u8]) -> Result<()> {
+        if self.selection.excludes_command(b"FUNCTION") {
+            return Ok(());
+        }
         if !self.dialect.version.at_least(7, 0) {
             let message = format!("{} does not know functions, and the source has some", self.dialect.version);
             return Err(Error::new(Code::TargetUnsupported, message));
@@ -375,7 +387,8 @@ impl Sink for Writer {
         self.pieces.finish(meta, &mut self.out);
         if std::mem::take(&mut self.pieces.field_expiry) {
             self.facts.holds_field_expiry = true;
-            self.facts.held.add(meta.db, meta.key);
+            // The key's own database is selected.
+            self.facts.held.add(self.out.db, meta.key);
         }
         self.expire(meta);
         self.hand_on();
@@ -437,7 +450,7 @@ mod tests {
             piece in 1000usize..400_000,
         ) {
             let version = ServerVersion { family: Family::Redis, major: 7, minor: 0, patch: 0 };
-            let mut encoder = SnapshotEncoder::new(Dialect { version, source: version, databases: 16 }, None);
+            let mut encoder = SnapshotEncoder::new(Dialect { version, source: version, databases: 16 }, Arc::default(), None);
             for piece in snapshot(&keys).chunks(piece) {
                 encoder.feed(piece).unwrap();
             }

@@ -1,15 +1,17 @@
 //! The command stream as transactions: every commit stands between two commands, outside MULTI.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::position::{Position, ReplicationId};
 use dts_common::redis::command::{Handling, handling};
 use dts_common::redis::resp::CommandParser;
+use dts_common::selection::Selection;
 
-use super::large::{LARGE, Large};
+use super::large::{Head, LARGE, Large};
 use super::out::{CHUNK, Out};
-use super::rewrite::{Command, Rewriter};
+use super::rewrite::{Command, Outcome, Rewriter};
 use super::{Chunk, Commit, Dialect, Held, Progress, Scripts};
 use crate::topology::Owner;
 
@@ -33,6 +35,8 @@ pub struct StreamEncoder {
     group: Option<Group>,
     /// A command that passes as it comes; always inside of a group.
     large: Option<Large>,
+    /// The database of the target that it goes to.
+    large_db: u32,
     ready: VecDeque<Ready>,
     rewriter: Rewriter,
     progress: Progress,
@@ -43,12 +47,12 @@ enum Ready {
     Clear(Clear),
 }
 
-/// A flush of the source, on a target that holds other shards' keys too: all keys of this shard are to be deleted, before anything
-/// that follows and after everything that came before.
+/// A flush of the source, on a target that may hold other keys too, of other shards or outside of the filter: all keys that this shard moves
+/// are to be deleted, before anything that follows and after everything that came before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clear {
-    /// `None`: in all databases.
-    pub db: Option<u32>,
+    /// In these databases of the target.
+    pub databases: Vec<u32>,
     /// Where the target stands until the flush is done.
     pub commit: Commit,
 }
@@ -99,6 +103,7 @@ impl StreamEncoder {
             out: Out::default(),
             group: None,
             large: None,
+            large_db: 0,
             ready: VecDeque::new(),
             rewriter: Rewriter::new(dialect, reserved, scripts, held, holds_field_expiry),
             progress,
@@ -112,6 +117,13 @@ impl StreamEncoder {
         self
     }
 
+    /// Moves only that.
+    #[must_use]
+    pub fn selecting(mut self, selection: Arc<Selection>) -> Self {
+        self.rewriter.choose(selection);
+        self
+    }
+
     /// What is to be cleared before the next chunk is given, if anything.
     pub fn take_clear(&mut self) -> Option<Clear> {
         match self.ready.pop_front()? {
@@ -122,7 +134,6 @@ impl StreamEncoder {
             }
         }
     }
-
     /// The last legal position that was taken in.
     pub fn position(&self) -> Position {
         self.position
@@ -208,10 +219,13 @@ impl StreamEncoder {
         let Some((arguments, whole)) = self.parser.partial() else { return Ok(0) };
         let whole: Vec<&[u8]> = whole.iter().filter_map(|(start, end)| cut_off.get(*start..*end)).collect();
         let Some(header) = memchr::memchr(b'\n', cut_off) else { return Ok(0) };
+        let head = Head { arguments, whole: &whole };
+        let Some(db) = self.rewriter.moves_in_parts(&head, self.db) else { return Ok(0) };
         let Some((large, begins)) = Large::begin(arguments, &whole, &self.rewriter) else { return Ok(0) };
         let group = self.group.get_or_insert_with(|| Group { of_one: true, ..Group::default() });
         group.begin(self.db);
-        self.rewriter.select(self.db, &mut group.out)?;
+        self.rewriter.select(db, &mut group.out)?;
+        self.large_db = db;
         group.out.bytes.extend_from_slice(&begins);
         self.large = Some(large);
         self.parser = CommandParser::default();
@@ -224,7 +238,7 @@ impl StreamEncoder {
         let (Some(large), Some(group)) = (&mut self.large, &mut self.group) else { return Ok(0) };
         let (taken, over) = large.take(bytes, &mut group.out)?;
         if over && let Some(large) = self.large.take() {
-            large.finish(&mut self.rewriter, self.db, &mut group.out);
+            large.finish(&mut self.rewriter, self.large_db, &mut group.out);
             if group.of_one {
                 self.end_group(start + taken as u64);
                 return Ok(taken);
@@ -269,18 +283,22 @@ impl StreamEncoder {
             }
             Handling::Multi => self.group = Some(Group::default()),
             Handling::Exec => self.end_group(end),
-            Handling::Flush if self.rewriter.owner.shares() => self.clear(command)?,
             how => {
                 self.progress.stream_commands += 1;
                 let out = match &mut self.group {
                     Some(group) => {
                         group.begin(self.db);
-                        group.mixed |= how == Handling::Move;
+                        group.mixed |= reaches_out(how, command);
                         &mut group.out
                     }
                     None => &mut self.out,
                 };
-                self.rewriter.write(how, command, self.db, out)?;
+                match self.rewriter.write(how, command, self.db, out)? {
+                    Outcome::Done => {}
+                    Outcome::Filtered => self.progress.filtered_commands += 1,
+                    Outcome::Skipped => self.skipped(command),
+                    Outcome::Purge(databases) => self.clear(command, databases)?,
+                }
             }
         }
         if self.group.is_none() {
@@ -293,6 +311,14 @@ impl StreamEncoder {
             self.hand_on_group();
         }
         Ok(())
+    }
+
+    fn skipped(&mut self, command: &Command<'_>) {
+        self.progress.skipped_commands += 1;
+        if self.progress.skipped_commands.is_power_of_two() {
+            let name = String::from_utf8_lossy(command.argument(0).unwrap_or_default()).to_uppercase();
+            tracing::warn!(name, so_far = self.progress.skipped_commands, "a command is left out: the target differs");
+        }
     }
 
     fn hand_on_group(&mut self) {
@@ -329,14 +355,12 @@ impl StreamEncoder {
     }
 
     /// A flush: of what the group before it did in its databases nothing is left either.
-    fn clear(&mut self, command: &Command<'_>) -> Result<()> {
-        self.progress.stream_commands += 1;
+    fn clear(&mut self, command: &Command<'_>, databases: Vec<u32>) -> Result<()> {
         let everything = command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHALL"));
         if let Some(group) = &mut self.group {
             let only_here = !group.mixed && group.db.is_none_or(|db| db == self.db);
             if group.open || !(everything || only_here) {
-                let message = "a flush in the middle of a large transaction, or of one over several databases, with other sources' keys beside";
-                return Err(Error::new(Code::TargetUnsupported, message));
+                return self.uncleared(command);
             }
             *group = Group::default();
         }
@@ -348,8 +372,32 @@ impl StreamEncoder {
             holds_field_expiry: self.rewriter.holds_field_expiry,
             progress: self.progress,
         };
-        self.ready.push_back(Ready::Clear(Clear { db: (!everything).then_some(self.db), commit }));
+        self.ready.push_back(Ready::Clear(Clear { databases, commit }));
         Ok(())
+    }
+
+    /// A flush that cannot be done where it stands.
+    fn uncleared(&mut self, command: &Command<'_>) -> Result<()> {
+        let what = "a flush in the middle of a large transaction, or of one over several databases";
+        if self.rewriter.owner.shares() {
+            let message = format!("{what}, with other sources' keys beside");
+            return Err(Error::new(Code::TargetUnsupported, message));
+        }
+        if self.rewriter.skips_borders() {
+            self.skipped(command);
+            return Ok(());
+        }
+        Err(Error::new(Code::FilterBorder, format!("{what}, with a filter on keys")))
+    }
+}
+
+/// True if a command leaves something behind that a flush of its database does not delete.
+fn reaches_out(how: Handling, command: &Command<'_>) -> bool {
+    match how {
+        Handling::Move | Handling::SwapDb => true,
+        // COPY with options: with a database.
+        Handling::Rename => command.arguments.len() > 3,
+        _ => command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FUNCTION")),
     }
 }
 
@@ -368,7 +416,8 @@ mod tests {
         let position = Position { history: None, offset: 0, db: 0 };
         let reserved = vec![b"__dts:t:0:position".to_vec(), b"__dts:t:0:scripts".to_vec(), b"__dts:t:0:large".to_vec()];
         let dialect = Dialect { version, source: version, databases: 16 };
-        StreamEncoder::new(dialect, position, reserved, Scripts::default(), Progress::default(), Held::default(), false)
+        let (scripts, progress, held) = (Scripts::default(), Progress::default(), Held::default());
+        StreamEncoder::new(dialect, position, reserved, scripts, progress, held, false)
     }
 
     fn stream(commands: &[&str]) -> Vec<u8> {

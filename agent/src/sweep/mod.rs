@@ -7,7 +7,10 @@ mod index;
 
 pub use index::KeyIndex;
 
+use std::sync::Arc;
+
 use dts_common::error::Result;
+use dts_common::selection::Selection;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
@@ -75,16 +78,24 @@ impl Scan {
 #[derive(Debug)]
 pub struct Stale {
     scan: Scan,
+    selection: Arc<Selection>,
     index: KeyIndex,
     fingerprinter: Fingerprinter,
     owner: Owner,
 }
 
 impl KeyIndex {
-    /// Everything on the target that was not added and may be `owner`'s. Nobody else may write such keys meanwhile.
-    pub async fn stale(mut self, endpoint: &Endpoint, fingerprinter: Fingerprinter, owner: Owner) -> Result<Stale> {
+    /// Everything on the target that was not added, is selected, and may be `owner`'s. Nobody else may write such keys meanwhile.
+    pub async fn stale(
+        mut self,
+        endpoint: &Endpoint,
+        selection: Arc<Selection>,
+        fingerprinter: Fingerprinter,
+        owner: Owner,
+    ) -> Result<Stale> {
         self.settle()?;
-        Ok(Stale { scan: Scan::open(endpoint, |_| true).await?, index: self, fingerprinter, owner })
+        let scan = Scan::open(endpoint, |_| true).await?;
+        Ok(Stale { scan, selection, index: self, fingerprinter, owner })
     }
 }
 
@@ -95,7 +106,8 @@ impl Stale {
             let (db, index, fingerprinter) = (page.db, &self.index, &self.fingerprinter);
             let keys = std::mem::take(&mut page.keys);
             for key in keys {
-                if self.owner.may_own(&key) && !index.contains(fingerprinter.of(db, &key))? {
+                let ours = self.owner.may_own(&key) && self.selection.holds(db, &key);
+                if ours && !index.contains(fingerprinter.of(db, &key))? {
                     page.keys.push(key);
                 }
             }

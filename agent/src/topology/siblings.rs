@@ -33,19 +33,19 @@ pub async fn are_apart(siblings: &[Endpoint]) -> Result<()> {
 }
 
 /// Deletes those keys of a page that no other source has. Exact: a key that another shard writes while the others are asked breaks
-/// the transaction, and is asked for again. Fenced by the shard's record, which has to stand as it is.
+/// the transaction, and is asked for again. The sources have the page's keys in `source_db`. Fenced by the shard's record, which has to stand as it is.
 pub async fn delete_unclaimed(
     target: &Endpoint,
     record: (&str, &str),
     others: impl Iterator<Item = &Endpoint>,
-    page: &Page,
+    (page, source_db): (&Page, u32),
 ) -> Result<u64> {
     let mut to = Client::connect(target, Side::Target).await?;
     let mut sources = Vec::new();
     for other in others {
         sources.push(Client::connect(other, Side::Source).await?);
     }
-    let db = page.db.to_string();
+    let db = (page.db.to_string(), source_db.to_string());
     let mut asked = page.keys.clone();
     let mut deleted = 0;
     // Small steps: each watches its keys, and a hot one should not hold many up.
@@ -53,7 +53,7 @@ pub async fn delete_unclaimed(
         let batch = asked.split_off(asked.len().saturating_sub(BATCH));
         let mut rounds = 0;
         loop {
-            match try_delete(&mut to, record, &mut sources, &db, &batch).await? {
+            match try_delete(&mut to, record, &mut sources, (&db.0, &db.1), &batch).await? {
                 Some(count) => break deleted += count,
                 None if rounds < ROUNDS => rounds += 1,
                 None => return Err(Error::new(Code::TargetBusy, "keys change faster than their owners can be asked")),
@@ -70,7 +70,7 @@ async fn try_delete(
     to: &mut Client,
     (key, record): (&str, &str),
     sources: &mut [Client],
-    db: &str,
+    (db, source_db): (&str, &str),
     keys: &[Vec<u8>],
 ) -> Result<Option<u64>> {
     to.call(&[b"SELECT", b"0"]).await?;
@@ -84,7 +84,7 @@ async fn try_delete(
     to.call(&watch).await?;
     let mut unclaimed: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
     for source in sources {
-        source.call(&[b"SELECT", db.as_bytes()]).await?;
+        source.call(&[b"SELECT", source_db.as_bytes()]).await?;
         let mut bytes = Vec::new();
         for key in &unclaimed {
             dts_common::redis::resp::command(&mut bytes, &[b"EXISTS", key]);

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::selection::Selection;
 use dts_proto::v1::fleet_service_server::FleetService;
 use dts_proto::v1::task_service_server::TaskService;
 use dts_proto::v1::{
@@ -187,7 +188,7 @@ fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
     if !matches!(Mode::try_from(spec.mode), Ok(Mode::Migrate | Mode::Sync)) {
         return wrong("spec.mode has to be MODE_MIGRATE or MODE_SYNC".into());
     }
-    Ok(())
+    Selection::new(spec.filter.as_ref(), &spec.db_map, spec.on_flush).map(drop)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What of a task's spec may be changed after its creation, by field mask.
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::selection::Selection;
 use dts_proto::v1::TaskSpec;
 
 use super::tls;
@@ -25,14 +26,24 @@ pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<
             "allow_downgrade" => changed.allow_downgrade = from.allow_downgrade,
             "sources.tls" => tls::update_sources(&mut changed, from)?,
             "target.tls" => tls::update_target(&mut changed, from)?,
+            "on_flush" => changed.on_flush = from.on_flush,
+            "filter.on_border" => {
+                let given = from.filter.clone().unwrap_or_default();
+                changed.filter.get_or_insert_default().on_border = given.on_border;
+            }
+            "filter.trust_scripts" => {
+                let given = from.filter.clone().unwrap_or_default();
+                changed.filter.get_or_insert_default().trust_scripts = given.trust_scripts;
+            }
             other => {
                 let message = format!(
-                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up, allow_downgrade, sources.tls and target.tls can"
+                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up, allow_downgrade, on_flush, filter.on_border, filter.trust_scripts, sources.tls and target.tls can"
                 );
                 return Err(Error::new(Code::InvalidRequest, message));
             }
         }
     }
+    Selection::new(changed.filter.as_ref(), &changed.db_map, changed.on_flush)?;
     *spec = changed;
     Ok(())
 }

@@ -101,6 +101,15 @@ impl Spec {
         Some(Self { access, begin, find })
     }
 
+    /// The word, if it is one key at a fixed place.
+    pub(super) fn only_key(&self) -> Option<usize> {
+        match (&self.begin, &self.find, self.access) {
+            (_, _, Access::Channel) => None,
+            (Begin::Index(at), Find::Range { last: 0, .. }, _) => Some(*at),
+            _ => None,
+        }
+    }
+
     fn add<W: Words + ?Sized>(&self, command: &W, keys: &mut Vec<Key>) -> Result<(), UnknownKeys> {
         let count = command.count();
         let begin = match &self.begin {

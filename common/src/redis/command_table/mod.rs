@@ -56,6 +56,12 @@ impl CommandInfo {
         self.write || self.group == Group::Scripting || matches!(self.name, "publish" | "spublish" | "pfcount")
     }
 
+    /// The word that is its key, if it always has exactly one.
+    pub fn only_key(&self) -> Option<usize> {
+        let [spec] = self.specs.as_slice() else { return None };
+        spec.only_key()
+    }
+
     /// True if a server of this version knows it (its options may be newer).
     pub fn known_to(&self, server: &ServerVersion) -> bool {
         self.since(server.family).is_some_and(|(major, minor)| server.at_least(major, minor))

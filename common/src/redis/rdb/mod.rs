@@ -9,6 +9,7 @@ mod stream;
 mod value;
 
 pub use decoder::{Decoder, INLINE_LIMIT};
+pub use value::kind as kind_of;
 
 use crate::error::{Code, Error, Result};
 use cursor::{Cursor, Fault, Text};

@@ -23,7 +23,7 @@ impl<E> From<Fault> for Stop<E> {
 }
 
 /// The kind of a type number, if we know it.
-pub(super) fn kind(code: u8, family: Family) -> Option<Kind> {
+pub fn kind(code: u8, family: Family) -> Option<Kind> {
     Some(match code {
         0 => Kind::String,
         1 | 10 | 14 | 18 => Kind::List,
