@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::control::{self, Identity};
+use crate::coordinator::Coordinator;
 use crate::secret::Secrets;
 use crate::supervisor::Supervisor;
 
@@ -18,8 +17,8 @@ use crate::supervisor::Supervisor;
 pub struct Config {
     /// Stable name, unique in the fleet.
     pub id: String,
-    /// `http://host:port` of the coordinator.
-    pub coordinator: String,
+    /// Whom to serve.
+    pub coordinator: Coordinator,
     /// Where spools and scratch files go.
     pub state_dir: PathBuf,
     /// Passwords by name.
@@ -28,21 +27,14 @@ pub struct Config {
 
 /// Runs until cancelled, or until the coordinator refuses this agent for good. Shards are stopped, not abandoned.
 pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
-    let bad = |error: tonic::transport::Error| {
-        Error::new(Code::InvalidRequest, format!("coordinator address {}: {error}", config.coordinator))
-    };
-    // A silent coordinator is noticed within the lease: 5 s is the least that etcd-like servers bear.
-    let endpoint = Endpoint::from_shared(config.coordinator.clone())
-        .map_err(bad)?
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true);
+    // Said now, and not tried again and again.
+    config.coordinator.endpoint()?;
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|error| Error::new(Code::AgentDisk, format!("{}: {error}", config.state_dir.display())))?;
     let changed = Arc::new(Notify::new());
     let identity = Identity { agent_id: config.id, instance_id: uuid::Uuid::new_v4().to_string() };
     let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, changed.clone());
-    let ended = control::run(endpoint, identity, &mut supervisor, changed, cancel).await;
+    let ended = control::run(config.coordinator, identity, &mut supervisor, changed, cancel).await;
     supervisor.stop().await;
     ended
 }

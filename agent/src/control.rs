@@ -12,9 +12,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tonic::{Code as GrpcCode, Status, Streaming};
 
+use crate::coordinator::{Coordinator, reasons};
 use crate::supervisor::Supervisor;
 
 const PROTOCOL_VERSION: u32 = 1;
@@ -33,7 +33,7 @@ pub struct Identity {
 
 /// Sessions, one after the other, until cancelled or refused for good.
 pub async fn run(
-    endpoint: Endpoint,
+    coordinator: Coordinator,
     identity: Identity,
     supervisor: &mut Supervisor,
     changed: Arc<Notify>,
@@ -42,10 +42,16 @@ pub async fn run(
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let ended = tokio::select! {
-            ended = session(&endpoint, &identity, supervisor, &changed, &mut backoff) => ended,
+            ended = session(&coordinator, &identity, supervisor, &changed, &mut backoff) => ended,
             () = cancel.cancelled() => return Ok(()),
         };
-        if ended.code() == GrpcCode::FailedPrecondition {
+        let refused = match ended.code() {
+            GrpcCode::FailedPrecondition => true,
+            // A certificate for another name: under shards that run it may be replaced once more.
+            GrpcCode::PermissionDenied => supervisor.report().is_empty(),
+            _ => false,
+        };
+        if refused {
             return Err(Error::new(
                 Code::InvalidRequest,
                 format!("the coordinator refuses this agent: {}", ended.message()),
@@ -62,30 +68,31 @@ pub async fn run(
 
 /// One session; gives why it ended.
 async fn session(
-    endpoint: &Endpoint,
+    coordinator: &Coordinator,
     identity: &Identity,
     supervisor: &mut Supervisor,
     changed: &Notify,
     backoff: &mut Backoff,
 ) -> Status {
-    match try_session(endpoint, identity, supervisor, changed, backoff).await {
+    match try_session(coordinator, identity, supervisor, changed, backoff).await {
         Ok(()) => Status::unavailable("the coordinator ended the session"),
         Err(status) => status,
     }
 }
 
 async fn try_session(
-    endpoint: &Endpoint,
+    coordinator: &Coordinator,
     identity: &Identity,
     supervisor: &mut Supervisor,
     changed: &Notify,
     backoff: &mut Backoff,
 ) -> std::result::Result<(), Status> {
     let late = |_| Status::deadline_exceeded("no answer");
+    let endpoint = coordinator.endpoint().map_err(|error| Status::unavailable(error.message))?;
     let channel = timeout(CONNECT_TIMEOUT, endpoint.connect())
         .await
         .map_err(late)?
-        .map_err(|error| Status::unavailable(error.to_string()))?;
+        .map_err(|error| Status::unavailable(reasons(&error)))?;
     let (reports, outgoing) = mpsc::channel(REPORTS_AHEAD);
     let register = Register {
         agent_id: identity.agent_id.clone(),

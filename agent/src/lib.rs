@@ -11,6 +11,7 @@ pub mod apply;
 pub mod client;
 pub mod complete;
 pub mod control;
+pub mod coordinator;
 pub mod dial;
 pub mod endpoint;
 pub mod limits;

@@ -190,7 +190,7 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let server = tokio::spawn(coordinator.run(ends.child_token()));
     let agent = dts_agent::app::Config {
         id: "local".into(),
-        coordinator: format!("http://{address}"),
+        coordinator: dts_agent::coordinator::Coordinator::plain(format!("http://{address}")),
         state_dir: arguments.state_dir.join("agent"),
         secrets: plan.secrets,
     };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
+use dts_agent::coordinator::reasons;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
@@ -23,7 +24,7 @@ use crate::event::{self, Rates};
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
 use crate::sources::Sources;
-use crate::tls::TlsArguments;
+use crate::tls::{CoordinatorTls, TlsArguments};
 
 #[derive(Debug, Args)]
 pub(crate) struct Coordinator {
@@ -36,6 +37,8 @@ pub(crate) struct Coordinator {
     /// JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    tls: CoordinatorTls,
 }
 
 #[derive(Debug, Args)]
@@ -168,7 +171,11 @@ pub(crate) fn explain(status: &Status) -> anyhow::Error {
             let fix = info.metadata.get("fix").cloned().unwrap_or_default();
             anyhow!("{}: {} \u{2014} {fix}", info.reason, status.message())
         }
-        None => anyhow!("{}: {}", status.code(), status.message()),
+        None => {
+            let beneath = std::error::Error::source(status).map(reasons).unwrap_or_default();
+            let between = if beneath.is_empty() { "" } else { ": " };
+            anyhow!("{}: {}{between}{beneath}", status.code(), status.message())
+        }
     }
 }
 
@@ -178,7 +185,7 @@ impl Coordinator {
             Some(dir) => format!("http://{}", endpoint_of(dir)?),
             None => self.coordinator.clone(),
         };
-        let endpoint = tonic::transport::Endpoint::from_shared(address.clone()).context("--coordinator")?;
+        let endpoint = self.tls.clone().at(&address)?.endpoint()?;
         endpoint.connect().await.with_context(|| format!("no coordinator answers at {address}"))
     }
 }

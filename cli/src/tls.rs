@@ -1,7 +1,10 @@
 //! `rediss://` and the options that go with it.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use clap::Args;
+use dts_agent::coordinator::Coordinator;
 use dts_proto::v1::{Endpoint, TaskSpec, Tls};
 
 /// TLS to both servers; files are PEM on the agent's host, read at every connection.
@@ -71,6 +74,35 @@ fn fitting(side: &str, tls: Tls, on: bool) -> Result<Option<Tls>> {
         bail!("--{side}-tls-… goes with --{side} rediss://…");
     }
     Ok(on.then_some(tls))
+}
+
+/// TLS to a coordinator whose address is `https://…`; files are PEM, read at every connection.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CoordinatorTls {
+    /// The authorities that may have signed the coordinator's certificate; else those that this host trusts.
+    #[arg(long, global = true, value_name = "FILE", env = "DTS_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Our certificate, for a coordinator that asks for one.
+    #[arg(long, global = true, value_name = "FILE", env = "DTS_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, global = true, value_name = "FILE", env = "DTS_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+}
+
+impl CoordinatorTls {
+    /// The coordinator at this address.
+    pub(crate) fn at(self, address: &str) -> Result<Coordinator> {
+        if !address.starts_with("https://") {
+            return Ok(Coordinator::plain(address));
+        }
+        let client = match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => bail!("--tls-cert and --tls-key go together"),
+        };
+        Ok(Coordinator { address: address.to_owned(), tls: dts_agent::coordinator::Tls { ca: self.tls_ca, client } })
+    }
 }
 
 /// The options that say the same again.

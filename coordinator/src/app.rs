@@ -9,9 +9,11 @@ use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::agent_service_server::AgentServiceServer;
 use dts_proto::v1::fleet_service_server::FleetServiceServer;
 use dts_proto::v1::task_service_server::TaskServiceServer;
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::agent::Fleet;
@@ -19,6 +21,7 @@ use crate::api::task::Operator;
 use crate::engine::Engine;
 use crate::secret::Sealer;
 use crate::store::Embedded;
+use crate::tls::{Operators, Tls};
 
 /// Open connections get this long to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -26,7 +29,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// What a coordinator needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the gRPC services listen. Anyone who reaches it can command: keep it on loopback or a trusted network.
+    /// Where the gRPC services listen. Without TLS that asks for certificates anyone who reaches it can command: keep it
+    /// on loopback or a trusted network then.
     pub listen: SocketAddr,
     /// Holds the store and the key of its secrets.
     pub state_dir: PathBuf,
@@ -34,12 +38,20 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// How often agents report.
     pub report_interval: Duration,
+    /// `None`: not encrypted.
+    pub tls: Option<Tls>,
 }
 
 impl Config {
     /// With the usual lease (10 s) and report interval (250 ms).
     pub fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
-        Self { listen, state_dir, lease_ttl: Duration::from_secs(10), report_interval: Duration::from_millis(250) }
+        Self {
+            listen,
+            state_dir,
+            lease_ttl: Duration::from_secs(10),
+            report_interval: Duration::from_millis(250),
+            tls: None,
+        }
     }
 }
 
@@ -53,6 +65,10 @@ pub struct Coordinator {
 
 /// Opens the store and binds the socket.
 pub async fn bind(config: Config) -> Result<Coordinator> {
+    if let Some(tls) = &config.tls {
+        // Said now, and not to the first who connects.
+        tls.config().map_err(|why| Error::new(Code::InvalidRequest, why))?;
+    }
     let disk = |error: std::io::Error| Error::new(Code::AgentDisk, format!("{}: {error}", config.state_dir.display()));
     std::fs::create_dir_all(&config.state_dir).map_err(disk)?;
     let store = Embedded::open(&config.state_dir.join("store.redb"))?;
@@ -92,16 +108,30 @@ impl Coordinator {
         let reflection = descriptors().build_v1().map_err(|error| internal(error.to_string()))?;
         let reflection_alpha = descriptors().build_v1alpha().map_err(|error| internal(error.to_string()))?;
         let clock = tokio::spawn(keep_time(self.engine.clone(), self.config.lease_ttl / 4, cancel.clone()));
-        let served = tonic::transport::Server::builder()
+        let operators = self.config.tls.as_ref().map(|tls| tls.operators.clone()).unwrap_or_default();
+        let operators = Operators(Arc::new(operators));
+        let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(reflection_alpha)
-            .add_service(TaskServiceServer::new(operator()))
-            .add_service(FleetServiceServer::new(operator()))
-            .add_service(AgentServiceServer::new(fleet))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), cancel.clone().cancelled_owned());
+            .add_service(TaskServiceServer::with_interceptor(operator(), operators.clone()))
+            .add_service(FleetServiceServer::with_interceptor(operator(), operators))
+            .add_service(AgentServiceServer::new(fleet));
+        let ends = cancel.clone().cancelled_owned();
+        let (accepted, through) = mpsc::channel(1);
+        let (accepting, served) = match self.config.tls {
+            None => {
+                let served = router.serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), ends);
+                (None, served.boxed())
+            }
+            Some(tls) => {
+                let accepting = tokio::spawn(tls.accept(self.listener, accepted, cancel.clone()));
+                let served = router.serve_with_incoming_shutdown(ReceiverStream::new(through), ends);
+                (Some(accepting), served.boxed())
+            }
+        };
         let served = async {
             tokio::pin!(served);
             tokio::select! {
@@ -112,6 +142,9 @@ impl Coordinator {
         let ended = served.await.map_err(|error| internal(format!("the server ended: {error}")));
         cancel.cancel();
         let _only_ticks = clock.await;
+        if let Some(accepting) = accepting {
+            let _cancelled = accepting.await;
+        }
         ended
     }
 }

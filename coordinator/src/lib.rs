@@ -6,3 +6,4 @@ pub mod engine;
 pub mod secret;
 pub mod store;
 pub mod task;
+pub mod tls;

@@ -1,5 +1,6 @@
 //! End to end: real servers, the real binary, an oracle of its own.
 
+mod api_tls;
 mod cluster_target;
 mod command_table;
 mod copy;

@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use dts_common::pem;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
@@ -46,8 +46,10 @@ fn config(tls: &Tls) -> Result<ClientConfig> {
         Some((certificate, key)) => {
             let wrong =
                 |error| format!("client certificate {} with key {}: {error}", certificate.display(), key.display());
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("client key", key, &error))?;
-            builder.with_client_auth_cert(certificates("client certificate", certificate)?, private).map_err(wrong)?
+            let private = pem::key("client key", key)?;
+            builder
+                .with_client_auth_cert(pem::certificates("client certificate", certificate)?, private)
+                .map_err(wrong)?
         }
     };
     // Every connection has its own configuration: nothing could be resumed.
@@ -56,35 +58,18 @@ fn config(tls: &Tls) -> Result<ClientConfig> {
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
     match ca {
-        Some(path) => {
-            for certificate in certificates("CA file", path)? {
-                roots.add(certificate).map_err(|error| format!("CA file {}: {error}", path.display()))?;
-            }
-        }
+        Some(path) => pem::authorities("CA file", path),
         None => {
+            let mut roots = RootCertStore::empty();
             // A host's collection may hold a few that no longer parse.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 return Err("this host trusts no certificate authority: give a CA file".into());
             }
+            Ok(roots)
         }
     }
-    Ok(roots)
-}
-
-fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<std::result::Result<Vec<_>, _>>();
-    let found = read().map_err(|error| unreadable(what, path, &error))?;
-    if found.is_empty() {
-        return Err(format!("{what} {} holds no PEM certificate", path.display()));
-    }
-    Ok(found)
-}
-
-fn unreadable(what: &str, path: &Path, error: &rustls::pki_types::pem::Error) -> String {
-    format!("{what} {}: {error}", path.display())
 }
 
 /// Takes any certificate whose key the server has.

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::status;
 use crate::engine::Engine;
 use crate::store::Store;
+use crate::tls::names;
 
 const PROTOCOL_VERSION: u32 = 1;
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -44,12 +45,20 @@ impl<S: Store> AgentService for Fleet<S> {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let shown = request.peer_certs();
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no register message"))??;
         let Some(Message::Register(register)) = first.and_then(|message| message.message) else {
             return Err(Status::invalid_argument("the first message has to be register"));
         };
+        // A client without a certificate is here only where none is asked for.
+        if let Some(certificate) = shown.as_ref().and_then(|chain| chain.first())
+            && !names(certificate, &register.agent_id)
+        {
+            let message = format!("the certificate of this client is not for an agent {:?}", register.agent_id);
+            return Err(Status::permission_denied(message));
+        }
         if register.protocol_version != PROTOCOL_VERSION {
             let message = format!(
                 "protocol version {} is not {PROTOCOL_VERSION}: use an agent of this version",
