@@ -1,5 +1,5 @@
 //! A connection for single questions (INFO, SCAN, SELECT …): one command, one reply, each bounded in time.
-//! The data path has its own, faster ones, which begin with [`dial`] as well.
+//! The data path has its own, faster ones, which begin with [`dial()`] as well.
 
 use std::time::Duration;
 
