@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use dts_tests::command_table::{generate, key_positions, key_positions_path, path};
+use dts_tests::patterns;
 use dts_tests::server::Server;
 
 #[test]
@@ -20,5 +21,18 @@ fn the_command_table_is_what_the_newest_servers_say_and_lacks_nothing_that_older
         key_positions(&redis)? == std::fs::read_to_string(key_positions_path())?,
         "what servers say of keys is out of date: {again}"
     );
+    Ok(())
+}
+
+#[test]
+fn every_server_from_5_0_on_matches_patterns_as_they_are_recorded() -> Result<()> {
+    let recorded = std::fs::read_to_string(patterns::path())?;
+    let mut others = Vec::new();
+    for name in ["redis-5.0", "redis-6.2", "redis-7.0", "redis-8.10", "valkey-9.1"] {
+        if patterns::answers(&Server::start(name, &[])?)? != recorded {
+            others.push(name);
+        }
+    }
+    ensure!(others.is_empty(), "{others:?} match otherwise");
     Ok(())
 }

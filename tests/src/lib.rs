@@ -7,6 +7,7 @@ pub mod dts;
 pub mod etcd;
 pub mod load;
 pub mod oracle;
+pub mod patterns;
 pub mod proxy;
 pub mod server;
 pub mod spread;

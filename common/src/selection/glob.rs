@@ -1,4 +1,4 @@
-//! The patterns of KEYS and SCAN, exactly as servers match them (`stringmatchlen`), with their peculiarities: a class may be left
+//! The patterns of KEYS and SCAN, exactly as servers from 5.0 on match them (`stringmatchlen`), with their peculiarities: a class may be left
 //! open, the bytes of a range are signed, and its ends may stand in either order.
 
 /// True if the key fits the pattern.

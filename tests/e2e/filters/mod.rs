@@ -5,9 +5,10 @@ mod module;
 mod traffic;
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
-use dts_tests::dts::Dts;
+use dts_tests::dts::{Dts, binary};
 use dts_tests::oracle::assert_selected;
 use dts_tests::server::Server;
 
@@ -151,6 +152,26 @@ fn a_command_over_the_border_stops_by_name_and_is_left_out_if_asked() -> Result<
         redis::pipe().cmd("EXISTS").arg("in").cmd("EXISTS").arg("in2").query(&mut target.connect()?)?;
     ensure!(there == (0, 1), "{there:?}");
     dts.kill()
+}
+
+#[test]
+fn a_task_shows_what_it_moves_and_refuses_what_cannot_be_meant() -> Result<()> {
+    let (source, target) = (Server::start("redis-7.0", QUICK)?, Server::start("redis-7.0", &[])?);
+    let (_dir, state) = state()?;
+    let flags = ["--include-type", "hash", "--map-db", "0:1", "--map-db", "1:0", "--on-flush", "stop"];
+    let dts = Dts::migrate(&source.url(), &target.url(), &state, &flags)?;
+    dts.wait_for("a stream", |event| event["ready_to_complete"] == true)?;
+    let asked = Command::new(binary()?).args(["task", "get", "--json", "--state-dir"]).arg(&state).output()?;
+    let shown: serde_json::Value = serde_json::from_slice(&asked.stdout)?;
+    let expected = serde_json::json!({"types": ["hash"], "db_map": {"0": 1, "1": 0}, "on_flush": "STOP"});
+    ensure!(shown["selection"] == expected, "{shown}");
+    dts.kill()?;
+    for wrong in [["--map-db", "0:1"], ["--include-type", "hashes"], ["--exclude-command", "NONSENSE"]] {
+        let (_dir, state) = crate::state()?;
+        let dts = Dts::migrate(&source.url(), &target.url(), &state, &wrong)?;
+        ensure!(dts.end()?.0 == Some(2), "{wrong:?}");
+    }
+    Ok(())
 }
 
 #[test]
