@@ -199,6 +199,10 @@ impl Side {
             "OOM" if !source => Code::TargetFull,
             "READONLY" | "MOVED" | "CLUSTERDOWN" if !source => Code::TargetRole,
             // Before 6.0 a wrong password, or a password where none is set, is a plain ERR; so is a missing one before 2.8.
+            // Up to 3.2, of a replica without its master; of a fork that failed.
+            "ERR" if source && (reply.contains("not connected with my master") || reply.contains("BGSAVE failed")) => {
+                Code::SourceBusy
+            }
             "ERR"
                 if reply.contains("invalid password")
                     || reply.contains("no password is set")
@@ -240,6 +244,12 @@ mod tests {
         ] {
             assert_eq!(Side::Target.refusal(reply), code, "{reply}");
         }
-        assert_eq!(Side::Source.refusal("NOMASTERLINK Can't SYNC while not connected"), Code::SourceBusy);
+        for reply in [
+            "NOMASTERLINK Can't SYNC while not connected",
+            "ERR Can't SYNC while not connected with my master",
+            "ERR BGSAVE failed, replication can't continue",
+        ] {
+            assert_eq!(Side::Source.refusal(reply), Code::SourceBusy, "{reply}");
+        }
     }
 }

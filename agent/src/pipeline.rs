@@ -76,7 +76,7 @@ pub async fn attempt(
     board: &Board,
     troubles: [Trouble; 2],
     cancel: &CancellationToken,
-) -> Result<()> {
+) -> Result<(), Failure> {
     let [source_trouble, target_trouble] = troubles;
     let stop = cancel.child_token();
     board.phase(ShardPhase::Fencing);
@@ -134,6 +134,7 @@ pub async fn attempt(
         () = cancel.cancelled() => Ended::Driver(Ok(())),
     };
     drop(driver);
+    let mut spent = false;
     let result = match ended {
         Ended::Driver(Err(_)) if target.is_finished() => join(target).await,
         Ended::Driver(driven) => {
@@ -150,6 +151,7 @@ pub async fn attempt(
         Ended::Source(read) => {
             stop.cancel();
             let _the_source_has_the_word = join(target).await;
+            spent = matches!(&read, Err(error) if error.code.retry());
             read
         }
         Ended::Target(written) => {
@@ -160,7 +162,22 @@ pub async fn attempt(
     };
     stop.cancel();
     let _figures_only = timeout(JOIN_WITHIN, observer).await;
-    result
+    result.map_err(|error| Failure { error, spent })
+}
+
+/// What ended an attempt.
+#[derive(Debug)]
+pub struct Failure {
+    /// What happened.
+    pub error: Error,
+    /// True if the stage that it happened to has tried again for a whole window already.
+    pub spent: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, spent: false }
+    }
 }
 
 /// Never ends where nothing can move.

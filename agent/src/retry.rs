@@ -31,11 +31,16 @@ impl Retry {
     /// Waits before the next attempt; gives the error back if it is not one to retry, the window is spent, or the
     /// stage is cancelled.
     pub async fn wait(&mut self, error: Error) -> Result<()> {
+        self.wait_at_least(Duration::ZERO, error).await
+    }
+
+    /// The same, no sooner than after `least`.
+    pub async fn wait_at_least(&mut self, least: Duration, error: Error) -> Result<()> {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         if !error.code.retry() || since.elapsed() >= self.window {
             return Err(error);
         }
-        let delay = self.backoff.next_delay();
+        let delay = self.backoff.next_delay().max(least);
         tracing::warn!(%error, retry_in_ms = delay.as_millis(), "retrying");
         self.trouble.send_replace(Some(error.clone()));
         tokio::select! {
@@ -50,6 +55,11 @@ impl Retry {
             self.backoff.reset();
             self.trouble.send_replace(None);
         }
+    }
+
+    /// Nothing has failed, but the stage waits for what `error` says; `None`: no more.
+    pub fn waits(&self, error: Option<Error>) {
+        self.trouble.send_replace(error);
     }
 }
 

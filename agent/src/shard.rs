@@ -1,6 +1,7 @@
 //! The life of one shard on this agent, under one epoch, top to bottom: verify, run, release.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{Directive, ShardPhase};
@@ -8,8 +9,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
-use crate::pipeline::{self, Job};
+use crate::pipeline::{self, Failure, Job};
 use crate::retry::Retry;
+use crate::source;
 use crate::status::Board;
 use crate::target::{self, territory};
 use crate::topology::Owner;
@@ -78,6 +80,7 @@ async fn attempts(
     cancel: &CancellationToken,
 ) -> Result<()> {
     let mut first = true;
+    let mut copies = source::pause_between_copies();
     // True once slots were seen to move: what was copied while they did is worth nothing.
     let mut afresh = false;
     while *directive.borrow() != Directive::Release {
@@ -107,6 +110,8 @@ async fn attempts(
         let troubles = [source_trouble, target_trouble];
         let watching = CancellationToken::new();
         let watcher = tokio::spawn(show_trouble(board.clone(), [seen_at_source, seen_at_target], watching.clone()));
+        let applied = || board.read().stream.map_or(0, |stream| stream.applied_offset);
+        let before = applied();
         // Not dropped when cancelled: it ends by itself then, having joined its stages.
         let ended = pipeline::attempt(job, &facts, directive.clone(), board, troubles, cancel).await;
         watching.cancel();
@@ -115,24 +120,18 @@ async fn attempts(
             Ok(()) if cancel.is_cancelled() => std::future::pending().await,
             Ok(()) => {}
             // The stages have used their own windows up; what is left are faults that a new attempt mends.
-            Err(error)
-                if matches!(
-                    error.code,
-                    Code::TargetRewound
-                        | Code::TargetBusy
-                        | Code::SnapshotCorrupt
-                        | Code::SourceProtocol
-                        | Code::SourceResharded
-                        | Code::SourceFailedOver
-                ) =>
-            {
+            Err(Failure { error, spent }) if !spent && mended_by_a_new_attempt(error.code) => {
                 afresh |= error.code == Code::SourceResharded;
-                if board.read().stream.is_some_and(|stream| stream.applied_offset > 0) {
+                if applied() > before {
                     retry.succeeded();
                 }
-                retry_on(board, retry, error).await?;
+                // A copy that came to nothing is not begun again at once.
+                let copying = error.code == Code::SnapshotCorrupt || applied() == 0;
+                let least = if copying { copies.next_delay() } else { Duration::ZERO };
+                board.retrying(&error);
+                retry.wait_at_least(least, error).await?;
             }
-            Err(error) => return Err(error),
+            Err(Failure { error, .. }) => return Err(error),
         }
     }
     Ok(())
@@ -140,6 +139,18 @@ async fn attempts(
 
 fn is_tls(error: &Error) -> bool {
     matches!(error.code, Code::SourceTls | Code::TargetTls)
+}
+
+fn mended_by_a_new_attempt(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TargetRewound
+            | Code::TargetBusy
+            | Code::SnapshotCorrupt
+            | Code::SourceProtocol
+            | Code::SourceResharded
+            | Code::SourceFailedOver
+    )
 }
 
 async fn retry_on(board: &Board, retry: &mut Retry, error: Error) -> Result<()> {
@@ -162,12 +173,15 @@ async fn show_trouble(board: Board, mut seen: [watch::Receiver<Option<Error>>; 2
         let trouble = source.borrow_and_update().clone().or_else(|| target.borrow_and_update().clone());
         let phase = board.read().phase();
         match trouble {
+            // The source has not begun: nothing was interrupted.
+            Some(error) if phase == ShardPhase::Handshake && error.code == Code::SourceBusy => board.waiting(&error),
             Some(error) => {
                 if phase != ShardPhase::Retrying {
                     before = Some(phase);
                 }
                 board.retrying(&error);
             }
+            None if phase == ShardPhase::Handshake => board.phase(phase),
             None if phase == ShardPhase::Retrying => board.phase(before.unwrap_or(ShardPhase::Handshake)),
             None => {}
         }

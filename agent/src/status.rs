@@ -37,6 +37,11 @@ impl Board {
         self.show(phase, None);
     }
 
+    /// Waiting, in the phase that it is in, for what `error` says.
+    pub fn waiting(&self, error: &Error) {
+        self.show(self.read().phase(), Some(error));
+    }
+
     /// Retrying because of `error`.
     pub fn retrying(&self, error: &Error) {
         self.show(ShardPhase::Retrying, Some(error));

@@ -11,6 +11,7 @@ mod input;
 mod network;
 mod room;
 mod size;
+mod sources;
 mod tls;
 mod topology;
 mod versions;

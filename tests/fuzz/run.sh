@@ -6,11 +6,11 @@ seconds=${1:?seconds a target}
 out=target/fuzz
 host=$(rustc -vV | sed -n 's/^host: //p')
 rm -rf "$out/seeds"
-cargo run -q --locked --manifest-path tests/fuzz/seeds/Cargo.toml --target-dir "$out" -- common/tests/golden "$out/seeds"
+cargo run -q --manifest-path tests/fuzz/seeds/Cargo.toml --target-dir "$out" -- common/tests/golden "$out/seeds"
 # libFuzzer's counters; these are options of stable Rust. With --target they do not reach build scripts.
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing"
-cargo build -q --release --locked --manifest-path tests/fuzz/Cargo.toml --target "$host" --target-dir "$out" --bins
+cargo build -q --release --manifest-path tests/fuzz/Cargo.toml --target "$host" --target-dir "$out" --bins
 bin=$out/$host/release
 mkdir -p "$out/findings"
 for target in rdb resp listpack ziplist intset zipmap lzf; do

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -30,6 +30,8 @@ pub struct Weather {
     pub alter_at: AtomicU64,
     /// Connections that were cut or altered.
     pub done: AtomicU64,
+    /// Port of the server that the next connections go to.
+    to: AtomicU16,
     ended: AtomicBool,
     uploaded: AtomicU64,
 }
@@ -48,17 +50,24 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let weather = Arc::new(Weather::default());
-        let (shared, to) = (weather.clone(), server.port);
+        weather.to.store(server.port, Ordering::Relaxed);
+        let shared = weather.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if shared.ended.load(Ordering::Relaxed) {
                     return;
                 }
+                let to = shared.to.load(Ordering::Relaxed);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 connect(&client, &server, &shared);
             }
         });
         Ok(Self { port, weather })
+    }
+
+    /// From the next connection on it stands before this server, as an address does that moves with a failover.
+    pub fn lead_to(&self, server: &Server) {
+        self.weather.to.store(server.port, Ordering::Relaxed);
     }
 
     /// Its URL.

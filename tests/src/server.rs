@@ -114,6 +114,29 @@ impl Server {
         }
     }
 
+    /// Stops it where it is, as a machine that hangs does, or lets it go on.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        signal(if frozen { "-STOP" } else { "-CONT" }, self.pid())
+    }
+
+    /// The process that it has forked, if there is one.
+    pub fn child(&self) -> Option<u32> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_ascii_whitespace().next()?.parse().ok()
+    }
+
+    /// Makes it a replica of `master`, and waits until it is in step.
+    pub fn follow(&self, master: &Server) -> Result<()> {
+        redis::cmd("SLAVEOF").arg("127.0.0.1").arg(master.port).exec(&mut self.connect()?)?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.info("master_link_status")? != "up" {
+            ensure!(Instant::now() < deadline, "no replica within 30 s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Where it keeps its files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -144,6 +167,13 @@ impl Server {
         let found = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         found.map(|value| value.trim().to_owned()).with_context(|| format!("INFO has no {field}"))
     }
+}
+
+/// Sends a signal to a process that the tests have started, or that one of those has.
+pub fn signal(name: &str, pid: u32) -> Result<()> {
+    let sent = Command::new("kill").args([name, &pid.to_string()]).status()?;
+    ensure!(sent.success(), "kill {name} {pid}");
+    Ok(())
 }
 
 impl Drop for Server {

@@ -94,7 +94,8 @@ impl Wire {
         };
         self.send(&[b"PSYNC", id.as_bytes(), offset.as_bytes()]).await?;
         let reply = self.line(SNAPSHOT_PATIENCE).await?;
-        if reply.starts_with("-ERR unknown command") {
+        // Renamed, ancient, or not granted: SYNC may still be.
+        if reply.starts_with("-ERR unknown command") || reply.starts_with("-NOPERM") {
             self.send(&[b"SYNC"]).await?;
             return Ok(Answer::Plain);
         }
@@ -109,7 +110,14 @@ impl Wire {
 
     /// The head of the payload: `$length` or `$EOF:mark`.
     pub(super) async fn payload_head(&mut self) -> Result<String> {
-        let head = self.line(SNAPSHOT_PATIENCE).await?;
+        let head = self.line(SNAPSHOT_PATIENCE).await.map_err(|lost| match lost.code {
+            // A source whose BGSAVE fails hangs up without a word.
+            Code::SourceLost => Error::new(
+                Code::SourceBusy,
+                format!("{} before its snapshot: its BGSAVE may have failed (rdb_last_bgsave_status)", lost.message),
+            ),
+            _ => lost,
+        })?;
         if head.starts_with("-ERR unknown command") {
             return Err(Error::new(Code::SourceNoReplication, format!("{} knows neither PSYNC nor SYNC", self.name)));
         }
@@ -171,7 +179,6 @@ impl Wire {
     fn accept(&self, command: &str, reply: &str) -> Result<()> {
         let Some(error) = reply.strip_prefix('-') else { return Ok(()) };
         let code = match error {
-            _ if error.starts_with("ERR BGSAVE failed") => Code::SourceBusy,
             _ if command == "PING" && error.starts_with("NOAUTH") => Code::SourceAuth,
             _ => Side::Source.refusal(error),
         };

@@ -5,8 +5,9 @@ use std::time::Duration;
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::resp;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::copies::Copies;
 use super::handshake::{Answer, Wire, now_ms};
 use super::payload::Payload;
 use super::{Received, Record, Wanted};
@@ -21,6 +22,8 @@ const BEAT: Duration = Duration::from_secs(1);
 /// (`repl_start_cmd_stream_on_ack`), and keeps everything for us meanwhile: so the first ACKs follow each other quickly.
 const FIRST_BEAT: Duration = Duration::from_millis(50);
 const FIRST_BEATS: u32 = 40;
+/// Longer than a source with default settings waits for more replicas before it forks (`repl-diskless-sync-delay`: 5 s).
+const PATIENCE: Duration = Duration::from_secs(7);
 /// A source pings every 10 s; 60 s is what servers themselves call a dead link (`repl-timeout`).
 const SILENCE: Duration = Duration::from_secs(60);
 /// While a child writes a snapshot to the socket there may be nothing for long.
@@ -32,6 +35,7 @@ pub(super) struct Link<'a> {
     pub(super) received: &'a watch::Sender<Received>,
     pub(super) acknowledged: &'a watch::Receiver<u64>,
     pub(super) retry: &'a mut Retry,
+    pub(super) copies: &'a mut Copies,
     pub(super) pace: &'a mut Throttle,
     /// Where the next link is to begin: everything before it is in the spool.
     pub(super) wanted: &'a mut Option<Wanted>,
@@ -52,7 +56,7 @@ impl Link<'_> {
             Ok(skew_ms) => skew_ms,
             Err(error) => return Err(dial::explain(self.endpoint, Side::Source, error).await),
         };
-        let answer = wire.replicate(*self.wanted).await?;
+        let answer = self.patiently(wire.replicate(*self.wanted)).await?;
         tracing::info!(source = %self.endpoint, continued = matches!(answer, Answer::Continue { .. }), "replicating");
         let (history, mut offset) = match (answer, *self.wanted) {
             (Answer::Continue { renamed }, Some(wanted)) => {
@@ -125,7 +129,8 @@ impl Link<'_> {
     ) -> Result<()> {
         // From here on a broken link means a new copy.
         *self.wanted = None;
-        let head = wire.payload_head().await?;
+        self.copies.begun();
+        let head = self.patiently(wire.payload_head()).await?;
         let mut payload = Payload::from_head(&head)
             .ok_or_else(|| Error::new(Code::SourceProtocol, "what the source sends is not the head of a snapshot"))?;
         let size = payload.size();
@@ -164,6 +169,22 @@ impl Link<'_> {
                 }
             }
         }
+        self.copies.whole();
         self.spool.push(Record::SnapshotEnd).await
+    }
+
+    /// A source may take long to begin: it forks, saves for somebody else, rewrites its AOF. That is said, and waited for.
+    async fn patiently<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = sleep(PATIENCE) => {}
+        }
+        let message =
+            format!("waiting for {} to begin its snapshot: it may be saving for somebody else", self.endpoint);
+        self.retry.waits(Some(Error::new(Code::SourceBusy, message)));
+        let answer = answer.await;
+        self.retry.waits(None);
+        answer
     }
 }

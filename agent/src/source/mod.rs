@@ -1,10 +1,13 @@
 //! Behaving as a replica of the source: handshake, PSYNC or SYNC, draining the socket into the spool, acknowledging.
 
+mod copies;
 mod handshake;
 mod link;
 mod payload;
 mod record;
 
+use copies::Copies;
+pub(crate) use copies::pause_between_copies;
 pub use record::Record;
 
 use dts_common::error::Result;
@@ -64,6 +67,7 @@ pub async fn run(
     let window = config.limits.borrow().retry_window;
     let mut retry = Retry::new(window, trouble, cancel.clone());
     let mut pace = Throttle::new(config.limits.clone(), |limits| limits.read_bytes_per_second);
+    let mut copies = Copies::default();
     let mut wanted = resume.and_then(|at| Some(Wanted { history: at.history?, offset: at.offset }));
     loop {
         let link = Link {
@@ -72,6 +76,7 @@ pub async fn run(
             received: &received,
             acknowledged: &acknowledged,
             retry: &mut retry,
+            copies: &mut copies,
             pace: &mut pace,
             wanted: &mut wanted,
         };
@@ -80,7 +85,7 @@ pub async fn run(
             () = cancel.cancelled() => return Ok(()),
         };
         received.send_modify(|received| received.connected = false);
-        match retry.wait(error).await {
+        match retry.wait_at_least(copies.lost(), error).await {
             Err(_) if cancel.is_cancelled() => return Ok(()),
             waited => waited?,
         }
