@@ -17,8 +17,8 @@ use crate::supervisor::Supervisor;
 pub struct Config {
     /// Stable name, unique in the fleet.
     pub id: String,
-    /// Whom to serve.
-    pub coordinator: Coordinator,
+    /// Whom to serve; any of them will do.
+    pub coordinators: Vec<Coordinator>,
     /// Where spools and scratch files go.
     pub state_dir: PathBuf,
     /// Passwords by name.
@@ -27,14 +27,19 @@ pub struct Config {
 
 /// Runs until cancelled, or until the coordinator refuses this agent for good. Shards are stopped, not abandoned.
 pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
-    // Said now, and not tried again and again.
-    config.coordinator.endpoint()?;
+    if config.coordinators.is_empty() {
+        return Err(Error::new(Code::InvalidRequest, "no coordinator's address is given"));
+    }
+    for coordinator in &config.coordinators {
+        // Said now, and not tried again and again.
+        coordinator.endpoint()?;
+    }
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|error| Error::new(Code::AgentDisk, format!("{}: {error}", config.state_dir.display())))?;
     let changed = Arc::new(Notify::new());
     let identity = Identity { agent_id: config.id, instance_id: uuid::Uuid::new_v4().to_string() };
     let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, changed.clone());
-    let ended = control::run(config.coordinator, identity, &mut supervisor, changed, cancel).await;
+    let ended = control::run(&config.coordinators, identity, &mut supervisor, changed, cancel).await;
     supervisor.stop().await;
     ended
 }

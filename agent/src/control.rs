@@ -31,18 +31,18 @@ pub struct Identity {
     pub instance_id: String,
 }
 
-/// Sessions, one after the other, until cancelled or refused for good.
+/// Sessions, one after the other, at one coordinator after the other, until cancelled or refused for good.
 pub async fn run(
-    coordinator: Coordinator,
+    coordinators: &[Coordinator],
     identity: Identity,
     supervisor: &mut Supervisor,
     changed: Arc<Notify>,
     cancel: CancellationToken,
 ) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    loop {
+    for coordinator in coordinators.iter().cycle() {
         let ended = tokio::select! {
-            ended = session(&coordinator, &identity, supervisor, &changed, &mut backoff) => ended,
+            ended = session(coordinator, &identity, supervisor, &changed, &mut backoff) => ended,
             () = cancel.cancelled() => return Ok(()),
         };
         let refused = match ended.code() {
@@ -64,6 +64,7 @@ pub async fn run(
             () = cancel.cancelled() => return Ok(()),
         }
     }
+    Ok(())
 }
 
 /// One session; gives why it ended.

@@ -43,8 +43,8 @@ enum Command {
     Task(task::Arguments),
     /// List the agents of a coordinator.
     Agents(task::Coordinator),
-    /// Run a coordinator with an embedded store.
-    Coordinator(serve::CoordinatorArguments),
+    /// Run a coordinator: alone with an embedded store, or one of many over etcd.
+    Coordinator(Box<serve::CoordinatorArguments>),
     /// Run an agent.
     Agent(serve::AgentArguments),
 }
@@ -86,7 +86,7 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         Command::Migrate(arguments) => migrate::run(*arguments, secrets).await,
         Command::Task(arguments) => ended(task::run(arguments).await),
         Command::Agents(coordinator) => ended(task::agents(coordinator).await),
-        Command::Coordinator(arguments) => ended(serve::coordinator(arguments).await),
+        Command::Coordinator(arguments) => ended(serve::coordinator(*arguments).await),
         Command::Agent(arguments) => ended(serve::agent(arguments).await),
     };
     let _sent_or_not = tokio::task::spawn_blocking(|| guard.shutdown()).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use dts_coordinator::app::State;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
@@ -179,7 +180,7 @@ impl Plan {
 
 async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let stop = until_signal()?;
-    let config = dts_coordinator::app::Config::new(arguments.listen, arguments.state_dir.clone());
+    let config = dts_coordinator::app::Config::new(arguments.listen, State::Directory(arguments.state_dir.clone()));
     let coordinator = dts_coordinator::app::bind(config).await?;
     let address = coordinator.local_addr();
     std::fs::write(arguments.state_dir.join("endpoint"), format!("{address}\n")).context("writing the endpoint")?;
@@ -190,7 +191,7 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let server = tokio::spawn(coordinator.run(ends.child_token()));
     let agent = dts_agent::app::Config {
         id: "local".into(),
-        coordinator: dts_agent::coordinator::Coordinator::plain(format!("http://{address}")),
+        coordinators: vec![dts_agent::coordinator::Coordinator::plain(format!("http://{address}"))],
         state_dir: arguments.state_dir.join("agent"),
         secrets: plan.secrets,
     };

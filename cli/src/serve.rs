@@ -2,15 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use dts_agent::secret::Secrets;
+use dts_coordinator::app::State;
+use dts_coordinator::store::EtcdConfig;
 use dts_coordinator::tls::Tls;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::task::with_scheme;
 use crate::tls::CoordinatorTls;
 
 #[derive(Debug, Args)]
@@ -18,9 +22,42 @@ pub(crate) struct CoordinatorArguments {
     /// Where the gRPC services listen; whoever reaches it can command, unless --client-ca asks for a certificate.
     #[arg(long, default_value = "127.0.0.1:7711")]
     listen: SocketAddr,
-    /// Holds the tasks and the key of their passwords.
+    /// Holds the tasks and the key of their passwords, when there is no etcd.
     #[arg(long, default_value = "dts-coordinator")]
     state_dir: PathBuf,
+    /// Keep the tasks in etcd, shared by any number of coordinators: its members, separated by commas.
+    #[arg(long, value_delimiter = ',', requires = "seal_key_file", conflicts_with = "state_dir")]
+    etcd: Vec<String>,
+    /// All our keys in etcd lie under it.
+    #[arg(long, default_value = "/dts")]
+    etcd_prefix: String,
+    /// User of etcd.
+    #[arg(long, requires = "etcd_password_file")]
+    etcd_user: Option<String>,
+    /// File with that user's password.
+    #[arg(long, requires = "etcd_user")]
+    etcd_password_file: Option<String>,
+    /// Certificate authority of etcd's members (PEM); without it the system's are trusted.
+    #[arg(long)]
+    etcd_ca: Option<PathBuf>,
+    /// Certificate to show to etcd (PEM).
+    #[arg(long, requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+    /// Key of that certificate (PEM).
+    #[arg(long, requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+    /// 32 random bytes that seal the passwords in etcd; the same for every coordinator.
+    #[arg(long)]
+    seal_key_file: Option<PathBuf>,
+    /// `http://host:port` at which the other coordinators reach this one; by default where it listens.
+    #[arg(long)]
+    advertise: Option<String>,
+    /// A leader that etcd does not hear for so long is replaced.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    leader_ttl: Duration,
+    /// An agent that is silent for so long is taken for gone.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    agent_ttl: Duration,
     /// Serve over TLS with this certificate (PEM, read at every connection).
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -35,14 +72,35 @@ pub(crate) struct CoordinatorArguments {
     operators: Vec<String>,
 }
 
+impl CoordinatorArguments {
+    fn state(&self) -> Result<State> {
+        let Some(seal_key_file) = self.seal_key_file.clone().filter(|_| !self.etcd.is_empty()) else {
+            return Ok(State::Directory(self.state_dir.clone()));
+        };
+        let login = match (&self.etcd_user, &self.etcd_password_file) {
+            (Some(user), Some(path)) => Some((user.clone(), SecretString::from(read_file(path)?))),
+            _ => None,
+        };
+        let etcd = EtcdConfig {
+            endpoints: self.etcd.clone(),
+            prefix: self.etcd_prefix.clone(),
+            login,
+            ca: self.etcd_ca.clone(),
+            identity: self.etcd_cert.clone().zip(self.etcd_key.clone()),
+        };
+        let (advertise, leader_ttl) = (self.advertise.clone(), self.leader_ttl);
+        Ok(State::Etcd { etcd, seal_key_file, advertise, leader_ttl })
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct AgentArguments {
-    /// The coordinator's address.
-    #[arg(long, default_value = "http://127.0.0.1:7711")]
-    coordinator: String,
+    /// Addresses of coordinators, separated by commas; any one will do.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:7711")]
+    coordinator: Vec<String>,
     /// Stable name, unique in the fleet.
-    #[arg(long)]
-    id: String,
+    #[arg(long, alias = "id")]
+    name: String,
     /// Holds spools.
     #[arg(long, default_value = "dts-agent")]
     state_dir: PathBuf,
@@ -54,7 +112,8 @@ pub(crate) struct AgentArguments {
 }
 
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
-    let mut config = dts_coordinator::app::Config::new(arguments.listen, arguments.state_dir);
+    let mut config = dts_coordinator::app::Config::new(arguments.listen, arguments.state()?);
+    config.lease_ttl = arguments.agent_ttl;
     let CoordinatorArguments { tls_cert, tls_key, client_ca, operators, .. } = arguments;
     config.tls = tls_cert.zip(tls_key).map(|(certificate, key)| Tls { certificate, key, client_ca, operators });
     let coordinator = dts_coordinator::app::bind(config).await?;
@@ -68,9 +127,11 @@ pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {
         let (name, value) = read_secret(secret)?;
         secrets.insert(name, value);
     }
-    let AgentArguments { coordinator, id, state_dir, tls, .. } = arguments;
-    eprintln!("agent {id} of {coordinator}");
-    let config = dts_agent::app::Config { id, coordinator: tls.at(&coordinator)?, state_dir, secrets };
+    let AgentArguments { coordinator, name: id, state_dir, tls, .. } = arguments;
+    let coordinators = coordinator.iter().map(|address| tls.clone().at(&with_scheme(address)));
+    let coordinators = coordinators.collect::<Result<Vec<_>>>()?;
+    eprintln!("agent {id} of {}", coordinator.join(", "));
+    let config = dts_agent::app::Config { id, coordinators, state_dir, secrets };
     Ok(dts_agent::app::run(config, until_signal()?).await?)
 }
 

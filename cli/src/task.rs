@@ -1,11 +1,13 @@
 //! `dts task …`, `dts agents`: a client of the coordinator's API.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use dts_agent::coordinator::reasons;
+use dts_common::backoff::Backoff;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
@@ -26,11 +28,17 @@ use crate::show::{parse_bytes, short};
 use crate::sources::Sources;
 use crate::tls::{CoordinatorTls, TlsArguments};
 
+/// How long to wait for a coordinator to lead.
+const ELECTION: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(2);
+/// A coordinator that is silent for so long is passed over.
+const ANSWER: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Args)]
 pub(crate) struct Coordinator {
-    /// The coordinator's address.
-    #[arg(long, global = true, default_value = "http://127.0.0.1:7711")]
-    coordinator: String,
+    /// Addresses of coordinators, separated by commas; any one will do.
+    #[arg(long, global = true, value_delimiter = ',', default_value = "http://127.0.0.1:7711")]
+    coordinator: Vec<String>,
     /// Take the address from the state directory of a running `dts migrate`.
     #[arg(long, global = true)]
     state_dir: Option<PathBuf>,
@@ -180,14 +188,49 @@ pub(crate) fn explain(status: &Status) -> anyhow::Error {
 }
 
 impl Coordinator {
+    /// To the first coordinator that knows of a leader; waits while one is being elected.
     async fn channel(&self) -> Result<Channel> {
-        let address = match &self.state_dir {
-            Some(dir) => format!("http://{}", endpoint_of(dir)?),
+        let addresses = match &self.state_dir {
+            Some(dir) => vec![endpoint_of(dir)?],
             None => self.coordinator.clone(),
         };
-        let endpoint = self.tls.clone().at(&address)?.endpoint()?;
-        endpoint.connect().await.with_context(|| format!("no coordinator answers at {address}"))
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let deadline = Instant::now() + ELECTION;
+        loop {
+            let mut last = anyhow!("--coordinator is empty");
+            for address in &addresses {
+                match self.reach(&with_scheme(address)).await {
+                    Ok(channel) => return Ok(channel),
+                    Err(error) => last = error,
+                }
+            }
+            let alone = addresses.len() == 1 && last.downcast_ref::<Status>().is_none();
+            if alone || Instant::now() > deadline {
+                return Err(last);
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
     }
+
+    /// A connection over which the leader answers.
+    async fn reach(&self, address: &str) -> Result<Channel> {
+        let endpoint = self.tls.clone().at(address)?.endpoint()?.connect_timeout(CONNECT);
+        let channel = endpoint.connect().await.with_context(|| format!("no coordinator answers at {address}"))?;
+        let probe = ListAgentsRequest { page_size: 1, page_token: String::new() };
+        let mut client = FleetServiceClient::new(channel.clone());
+        match tokio::time::timeout(ANSWER, client.list_agents(probe)).await {
+            Err(_) => Err(anyhow!(Status::deadline_exceeded("no answer")).context(address.to_owned())),
+            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+                let said = explain(&status);
+                Err(anyhow!(status).context(said))
+            }
+            Ok(_) => Ok(channel),
+        }
+    }
+}
+
+pub(crate) fn with_scheme(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }
 
 fn endpoint_of(dir: &Path) -> Result<String> {
@@ -207,7 +250,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let task = match verb {
         Verb::Create(create) => {
             let start = create.start;
-            let request = CreateTaskRequest { spec: Some(spec(*create)?), request_id: String::new() };
+            let request =
+                CreateTaskRequest { spec: Some(spec(*create)?), request_id: uuid::Uuid::new_v4().to_string() };
             let task = client.create_task(request).await.map_err(wrong)?.into_inner();
             if start {
                 client.start_task(StartTaskRequest { id: task.id, revision }).await.map_err(wrong)?.into_inner()
@@ -222,11 +266,19 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         }
         Verb::Watch { id } => {
             let id = only(&mut client, id).await?;
-            let mut changes = client.watch_task(WatchTaskRequest { id }).await.map_err(wrong)?.into_inner();
-            while let Some(task) = changes.message().await.map_err(wrong)? {
-                show(&task, json);
+            loop {
+                let watched = client.watch_task(WatchTaskRequest { id: id.clone() }).await;
+                let mut changes = watched.map_err(wrong)?.into_inner();
+                let lost = loop {
+                    match changes.message().await {
+                        Ok(Some(task)) => show(&task, json),
+                        Ok(None) => return Ok(()),
+                        Err(status) => break status,
+                    }
+                };
+                // The lead changed hands, or the coordinator that we spoke to is gone: another one goes on.
+                client = TaskServiceClient::new(coordinator.channel().await.map_err(|_| explain(&lost))?);
             }
-            return Ok(());
         }
         Verb::Get { id } => {
             let id = only(&mut client, id).await?;

@@ -11,16 +11,18 @@ use dts_proto::v1::fleet_service_server::FleetServiceServer;
 use dts_proto::v1::task_service_server::TaskServiceServer;
 use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::time::{interval, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::agent::Fleet;
+use crate::api::forward::{Forward, Forwarder};
 use crate::api::task::Operator;
-use crate::engine::Engine;
+use crate::election::{Candidate, Guarded, Leading, Opener, Seat, keep_time};
+use crate::engine::prove;
 use crate::secret::Sealer;
-use crate::store::Embedded;
+use crate::store::{Embedded, Etcd, EtcdConfig, Store};
 use crate::tls::{Operators, Tls};
 
 /// Open connections get this long to end.
@@ -32,8 +34,8 @@ pub struct Config {
     /// Where the gRPC services listen. Without TLS that asks for certificates anyone who reaches it can command: keep it
     /// on loopback or a trusted network then.
     pub listen: SocketAddr,
-    /// Holds the store and the key of its secrets.
-    pub state_dir: PathBuf,
+    /// Where tasks are kept.
+    pub state: State,
     /// An agent that is silent for so long is taken for gone.
     pub lease_ttl: Duration,
     /// How often agents report.
@@ -42,12 +44,30 @@ pub struct Config {
     pub tls: Option<Tls>,
 }
 
+/// Where tasks are kept, and so whether there may be other coordinators.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// In a directory, with the key of its secrets; for one coordinator.
+    Directory(PathBuf),
+    /// In etcd; of any number of coordinators one leads, the others hand their calls on to it.
+    Etcd {
+        /// How to reach it.
+        etcd: EtcdConfig,
+        /// Holds the key of the secrets, the same for every coordinator.
+        seal_key_file: PathBuf,
+        /// `http://host:port` at which the other coordinators reach this one; by default where it listens.
+        advertise: Option<String>,
+        /// A leader that etcd does not hear for so long is deposed.
+        leader_ttl: Duration,
+    },
+}
+
 impl Config {
     /// With the usual lease (10 s) and report interval (250 ms).
-    pub fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
+    pub fn new(listen: SocketAddr, state: State) -> Self {
         Self {
             listen,
-            state_dir,
+            state,
             lease_ttl: Duration::from_secs(10),
             report_interval: Duration::from_millis(250),
             tls: None,
@@ -58,9 +78,14 @@ impl Config {
 /// A coordinator that is ready to run.
 pub struct Coordinator {
     config: Config,
-    engine: Arc<Engine<Embedded>>,
+    role: Role,
     listener: TcpListener,
     local_addr: SocketAddr,
+}
+
+enum Role {
+    Alone(Embedded, Arc<Sealer>),
+    OneOfMany(Box<Candidate<Etcd>>),
 }
 
 /// Opens the store and binds the socket.
@@ -68,18 +93,58 @@ pub async fn bind(config: Config) -> Result<Coordinator> {
     if let Some(tls) = &config.tls {
         // Said now, and not to the first who connects.
         tls.config().map_err(|why| Error::new(Code::InvalidRequest, why))?;
+        if matches!(config.state, State::Etcd { .. }) {
+            // What is handed on would arrive under the name of the coordinator that hands it on.
+            let message = "a coordinator over etcd cannot serve by TLS in this version: leave --tls-cert away, on a trusted network";
+            return Err(Error::new(Code::InvalidRequest, message));
+        }
     }
-    let disk = |error: std::io::Error| Error::new(Code::AgentDisk, format!("{}: {error}", config.state_dir.display()));
-    std::fs::create_dir_all(&config.state_dir).map_err(disk)?;
-    let store = Embedded::open(&config.state_dir.join("store.redb"))?;
-    let sealer = Sealer::open(&config.state_dir.join("secret.key"))?;
-    let engine = Arc::new(Engine::open(store, sealer, config.lease_ttl).await?);
     let listen = |error: std::io::Error| {
         Error::new(Code::InvalidRequest, format!("cannot listen on {}: {error}", config.listen))
     };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let (role, listener) = match &config.state {
+        State::Directory(dir) => {
+            std::fs::create_dir_all(dir)
+                .map_err(|error| Error::new(Code::AgentDisk, format!("{}: {error}", dir.display())))?;
+            let store = Embedded::open(&dir.join("store.redb"))?;
+            let sealer = Sealer::open(&dir.join("secret.key"))?;
+            prove(&store, &sealer).await?;
+            (Role::Alone(store, Arc::new(sealer)), TcpListener::bind(config.listen).await.map_err(listen)?)
+        }
+        State::Etcd { etcd, seal_key_file, advertise, leader_ttl } => {
+            let sealer = Arc::new(Sealer::read(seal_key_file)?);
+            let store = Etcd::new(etcd.clone())?;
+            match prove(&store, &sealer).await {
+                // A key that does not fit is found out as soon as etcd answers.
+                Err(error) if error.code.retry() => tracing::warn!(%error, "etcd does not answer yet"),
+                proved => proved?,
+            }
+            let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+            let address = match advertise {
+                Some(address) => address.clone(),
+                None => of_listener(listener.local_addr().map_err(listen)?)?,
+            };
+            let candidate = Candidate {
+                store,
+                id: uuid::Uuid::new_v4().to_string(),
+                address,
+                ttl: *leader_ttl,
+                opener: Opener { sealer, agent_ttl: config.lease_ttl },
+                seat: watch::Sender::new(Seat::Following(None)),
+            };
+            (Role::OneOfMany(Box::new(candidate)), listener)
+        }
+    };
     let local_addr = listener.local_addr().map_err(listen)?;
-    Ok(Coordinator { config, engine, listener, local_addr })
+    Ok(Coordinator { config, role, listener, local_addr })
+}
+
+fn of_listener(address: SocketAddr) -> Result<String> {
+    if address.ip().is_unspecified() {
+        let message = "a coordinator that listens on every address needs --advertise: where the others reach it";
+        return Err(Error::new(Code::InvalidRequest, message));
+    }
+    Ok(format!("http://{address}"))
 }
 
 impl Coordinator {
@@ -90,74 +155,97 @@ impl Coordinator {
 
     /// Serves until cancelled.
     pub async fn run(self, cancel: CancellationToken) -> Result<()> {
-        let internal = |what: String| Error::new(Code::Internal, what);
-        let operator = || Operator { engine: self.engine.clone(), cancel: cancel.clone() };
-        let fleet = Fleet {
-            engine: self.engine.clone(),
-            report_interval: self.config.report_interval,
-            lease_ttl: self.config.lease_ttl,
-            cancel: cancel.clone(),
-        };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<TaskServiceServer<Operator<Embedded>>>().await;
-        let descriptors = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(dts_proto::DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
-        let reflection = descriptors().build_v1().map_err(|error| internal(error.to_string()))?;
-        let reflection_alpha = descriptors().build_v1alpha().map_err(|error| internal(error.to_string()))?;
-        let clock = tokio::spawn(keep_time(self.engine.clone(), self.config.lease_ttl / 4, cancel.clone()));
-        let operators = self.config.tls.as_ref().map(|tls| tls.operators.clone()).unwrap_or_default();
-        let operators = Operators(Arc::new(operators));
-        let router = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(health_service)
-            .add_service(reflection)
-            .add_service(reflection_alpha)
-            .add_service(TaskServiceServer::with_interceptor(operator(), operators.clone()))
-            .add_service(FleetServiceServer::with_interceptor(operator(), operators))
-            .add_service(AgentServiceServer::new(fleet));
-        let ends = cancel.clone().cancelled_owned();
-        let (accepted, through) = mpsc::channel(1);
-        let (accepting, served) = match self.config.tls {
-            None => {
-                let served = router.serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), ends);
-                (None, served.boxed())
+        let Self { config, role, listener, .. } = self;
+        match role {
+            Role::Alone(store, sealer) => {
+                let opener = Opener { sealer, agent_ttl: config.lease_ttl };
+                let leading = Leading::alone(opener.open(Guarded::alone(store)).await?, cancel.child_token());
+                let engine = leading.engine.clone();
+                let seat = watch::Sender::new(Seat::Leading(leading));
+                let clock = async {
+                    tokio::select! {
+                        () = keep_time(&engine, config.lease_ttl) => {}
+                        () = cancel.cancelled() => {}
+                    }
+                    Ok(())
+                };
+                let served = serve(&config, listener, seat.subscribe(), cancel.clone());
+                both(Box::pin(served), clock, &cancel).await
             }
-            Some(tls) => {
-                let accepting = tokio::spawn(tls.accept(self.listener, accepted, cancel.clone()));
-                let served = router.serve_with_incoming_shutdown(ReceiverStream::new(through), ends);
-                (Some(accepting), served.boxed())
+            Role::OneOfMany(candidate) => {
+                let served = serve(&config, listener, candidate.seat.subscribe(), cancel.clone());
+                both(Box::pin(served), Box::pin(candidate.run(cancel.clone())), &cancel).await
             }
-        };
-        let served = async {
-            tokio::pin!(served);
-            tokio::select! {
-                ended = &mut served => ended,
-                () = cancel.cancelled() => timeout(DRAIN, served).await.unwrap_or(Ok(())),
-            }
-        };
-        let ended = served.await.map_err(|error| internal(format!("the server ended: {error}")));
-        cancel.cancel();
-        let _only_ticks = clock.await;
-        if let Some(accepting) = accepting {
-            let _cancelled = accepting.await;
         }
-        ended
     }
 }
 
-async fn keep_time(engine: Arc<Engine<Embedded>>, every: Duration, cancel: CancellationToken) {
-    let mut tick = interval(every);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cancel.cancelled() => return,
+/// Whichever ends first ends the other.
+async fn both(
+    served: impl Future<Output = Result<()>>,
+    ruled: impl Future<Output = Result<()>>,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let ending = |ended: Result<()>| {
+        cancel.cancel();
+        ended
+    };
+    let (served, ruled) = tokio::join!(async { ending(served.await) }, async { ending(ruled.await) });
+    ruled.and(served)
+}
+
+async fn serve<S: Store>(
+    config: &Config,
+    listener: TcpListener,
+    seat: watch::Receiver<Seat<S>>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let internal = |what: String| Error::new(Code::Internal, what);
+    let operator = || Operator { seat: seat.clone(), cancel: cancel.clone() };
+    let fleet = Fleet {
+        seat: seat.clone(),
+        report_interval: config.report_interval,
+        lease_ttl: config.lease_ttl,
+        cancel: cancel.clone(),
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<TaskServiceServer<Operator<S>>>().await;
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(dts_proto::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = descriptors().build_v1().map_err(|error| internal(error.to_string()))?;
+    let reflection_alpha = descriptors().build_v1alpha().map_err(|error| internal(error.to_string()))?;
+    let forwarder = Forwarder::new(seat.clone());
+    let operators = config.tls.as_ref().map(|tls| tls.operators.clone()).unwrap_or_default();
+    let operators = Operators(Arc::new(operators));
+    let router = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(tower_layer::layer_fn(move |inner| Forward { inner, forwarder: forwarder.clone() }))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(reflection_alpha)
+        .add_service(TaskServiceServer::with_interceptor(operator(), operators.clone()))
+        .add_service(FleetServiceServer::with_interceptor(operator(), operators))
+        .add_service(AgentServiceServer::new(fleet));
+    let ends = cancel.clone().cancelled_owned();
+    let (accepted, through) = mpsc::channel(1);
+    let (accepting, mut served) = match config.tls.clone() {
+        None => (None, router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ends).boxed()),
+        Some(tls) => {
+            let accepting = tokio::spawn(tls.accept(listener, accepted, cancel.clone()));
+            (Some(accepting), router.serve_with_incoming_shutdown(ReceiverStream::new(through), ends).boxed())
         }
-        if let Err(error) = engine.tick().await {
-            tracing::error!(%error, "the clock's work failed");
-        }
+    };
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = cancel.cancelled() => timeout(DRAIN, served).await.unwrap_or(Ok(())),
+    };
+    cancel.cancel();
+    if let Some(accepting) = accepting {
+        let _cancelled = accepting.await;
     }
+    ended.map_err(|error| internal(format!("the server ended: {error}")))
 }

@@ -1,6 +1,7 @@
 //! Everything that changes a task goes through here, one change at a time: requests, reports, and the clock.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
@@ -8,21 +9,29 @@ use dts_proto::v1::{
     self, Agent, Assignment, DesiredState, Register, Report, Shard, ShardPhase, ShardStatus, Task, TaskAction,
     TaskSpec, TaskState,
 };
+use futures_util::StreamExt as _;
 use prost::Message as _;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use crate::secret::{Sealer, redact};
-use crate::store::{Store, Transaction};
+use crate::store::{Lease, Store, Transaction, Versioned};
 use crate::task::{self, Observation, Step, Stored, actions, decide, directive, requested, totals};
+
+/// Under it stand the instances of living agents, by name.
+const AGENT: &str = "agent/";
+const SEAL: &str = "seal";
+/// Leases that are kept alive at a time.
+const AT_ONCE: usize = 32;
 
 /// The coordinator's mind.
 pub struct Engine<S> {
     store: S,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     lease_ttl: Duration,
     world: Mutex<World>,
     changed: watch::Sender<u64>,
+    registered: Notify,
 }
 
 #[derive(Default)]
@@ -34,7 +43,11 @@ struct World {
 
 struct Held {
     stored: Stored,
+    /// What the store holds at `revision`: what is left of a change that it did not take.
+    saved: Stored,
     revision: u64,
+    /// A change of ours may have reached the store, or may not: nothing is changed before it was read again.
+    unsure: bool,
     statuses: HashMap<u32, ShardStatus>,
 }
 
@@ -44,10 +57,18 @@ struct Session {
     seen: Instant,
     seen_at: SystemTime,
     connected: bool,
+    /// Of its key in the store, for the next leader.
+    lease: Option<Lease>,
+    /// Something came since the lease was kept alive last.
+    heard: bool,
     desired: watch::Sender<DesiredState>,
 }
 
 impl Held {
+    fn new(stored: Stored, revision: u64) -> Self {
+        Self { saved: stored.clone(), stored, revision, unsure: false, statuses: HashMap::new() }
+    }
+
     fn task(&self) -> Task {
         self.stored.task.clone().unwrap_or_default()
     }
@@ -86,18 +107,36 @@ impl Held {
 }
 
 impl<S: Store> Engine<S> {
-    /// Reads what is stored. Nobody holds a shard until an agent registers.
-    pub async fn open(store: S, sealer: Sealer, lease_ttl: Duration) -> Result<Self> {
+    /// Reads what is stored. Agents that lived under the last leader get a whole lease to come back, and keep their shards.
+    pub async fn open(store: S, sealer: Arc<Sealer>, lease_ttl: Duration) -> Result<Self> {
+        prove(&store, &sealer).await?;
         let mut world = World::default();
-        for (key, found) in store.list("task/").await? {
-            let mut stored = Stored::decode(found.value.as_slice())
-                .map_err(|error| Error::new(Code::Internal, format!("stored task {key}: {error}")))?;
-            let task = stored.task.get_or_insert_default();
-            task.shards.iter_mut().for_each(|shard| shard.agent_id.clear());
-            let id = task.id.clone();
-            world.tasks.insert(id, Held { stored, revision: found.revision, statuses: HashMap::new() });
+        for (key, found) in store.list(AGENT).await? {
+            let instance_id = String::from_utf8_lossy(&found.value).into_owned();
+            let session = Session {
+                instance_id,
+                version: String::new(),
+                seen: Instant::now(),
+                seen_at: SystemTime::now(),
+                connected: false,
+                lease: None,
+                heard: false,
+                desired: watch::Sender::new(DesiredState::default()),
+            };
+            world.agents.insert(key[AGENT.len()..].to_owned(), session);
         }
-        Ok(Self { store, sealer, lease_ttl, world: Mutex::new(world), changed: watch::Sender::new(0) })
+        for (key, found) in store.list("task/").await? {
+            let held = Held::new(decode(&key, &found)?, found.revision);
+            world.tasks.insert(held.task().id, held);
+        }
+        Ok(Self {
+            store,
+            sealer,
+            lease_ttl,
+            world: Mutex::new(world),
+            changed: watch::Sender::new(0),
+            registered: Notify::new(),
+        })
     }
 
     /// Changes whenever any task does.
@@ -128,17 +167,19 @@ impl<S: Store> Engine<S> {
             ..Task::default()
         };
         let stored = Stored { task: Some(task), request_id, ..Stored::default() };
-        let mut held = Held { stored, revision: 0, statuses: HashMap::new() };
-        self.save(&mut held).await?;
+        let mut held = Held::new(stored, 0);
+        let saved = self.save(&mut held).await;
         let task = answer(&held);
-        world.tasks.insert(task.id.clone(), held);
-        Ok(task)
+        if saved.is_ok() || held.unsure {
+            world.tasks.insert(task.id.clone(), held);
+        }
+        saved.map(|()| task)
     }
 
     /// One task.
     pub async fn get(&self, id: &str) -> Result<Task> {
         let world = self.world.lock().await;
-        world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
+        world.tasks.get(id).filter(|held| held.revision > 0).map(answer).ok_or_else(|| not_found(id))
     }
 
     /// All tasks after this id, oldest first.
@@ -147,6 +188,7 @@ impl<S: Store> Engine<S> {
         world
             .tasks
             .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+            .filter(|(_, held)| held.revision > 0)
             .map(|(_, held)| answer(held))
             .collect()
     }
@@ -154,7 +196,7 @@ impl<S: Store> Engine<S> {
     /// Does what a person asks of a task.
     pub async fn request(&self, id: &str, revision: u64, action: TaskAction) -> Result<Task> {
         let mut world = self.world.lock().await;
-        let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
+        let held = self.settled(&mut world, id).await?;
         let next = held.allowed(revision, action)?;
         if action == TaskAction::Delete {
             let key = format!("task/{id}");
@@ -163,6 +205,7 @@ impl<S: Store> Engine<S> {
                 writes: vec![(key, None)],
                 ..Transaction::default()
             };
+            held.unsure = true;
             self.store.commit(delete).await?.ok_or_else(lost_race)?;
             let gone = answer(held);
             world.tasks.remove(id);
@@ -182,7 +225,7 @@ impl<S: Store> Engine<S> {
     /// Changes what of the spec may be changed; agents that run it are told at once.
     pub async fn update(&self, id: &str, revision: u64, from: &TaskSpec, paths: &[String]) -> Result<Task> {
         let mut world = self.world.lock().await;
-        let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
+        let held = self.settled(&mut world, id).await?;
         held.allowed(revision, TaskAction::Update)?;
         let task = held.task_mut();
         task::update(task.spec.get_or_insert_default(), from, paths)?;
@@ -197,17 +240,11 @@ impl<S: Store> Engine<S> {
     pub async fn register(&self, register: &Register) -> Result<watch::Receiver<DesiredState>> {
         let mut world = self.world.lock().await;
         let known = world.agents.get(&register.agent_id);
-        if let Some(session) = known.filter(|session| session.instance_id != register.instance_id) {
-            if session.connected && session.seen.elapsed() < self.lease_ttl {
-                let message = format!("agent id {} is in use by another process", register.agent_id);
-                return Err(Error::new(Code::InvalidRequest, message));
-            }
-            // Another process under this name: what the old one held has to be claimed anew.
-            for held in world.tasks.values_mut() {
-                for shard in held.task_mut().shards.iter_mut().filter(|shard| shard.agent_id == register.agent_id) {
-                    shard.agent_id.clear();
-                }
-            }
+        let same = known.is_some_and(|session| session.instance_id == register.instance_id);
+        // What another process under this name held is claimed anew, by its instance.
+        if known.is_some_and(|session| !same && session.connected && session.seen.elapsed() < self.lease_ttl) {
+            let message = format!("agent id {} is in use by another process", register.agent_id);
+            return Err(Error::new(Code::InvalidRequest, message));
         }
         let (desired, receiver) = watch::channel(DesiredState::default());
         let session = Session {
@@ -216,18 +253,23 @@ impl<S: Store> Engine<S> {
             seen: Instant::now(),
             seen_at: SystemTime::now(),
             connected: true,
+            lease: known.and_then(|session| session.lease).filter(|_| same),
+            heard: true,
             desired,
         };
         tracing::info!(agent = register.agent_id, "agent registered");
         world.agents.insert(register.agent_id.clone(), session);
+        self.registered.notify_one();
         self.reconcile(&mut world).await?;
         Ok(receiver)
     }
 
-    /// The agent's stream ended; its lease runs on.
-    pub async fn disconnect(&self, agent_id: &str, instance_id: &str) {
+    /// The agent's stream, for which `desired` was given, ended; its lease runs on.
+    pub async fn disconnect(&self, agent_id: &str, desired: &watch::Receiver<DesiredState>) {
         let mut world = self.world.lock().await;
-        if let Some(session) = world.agents.get_mut(agent_id).filter(|session| session.instance_id == instance_id) {
+        // The agent may have come back on another stream already.
+        let of_this = |session: &&mut Session| session.desired.subscribe().same_channel(desired);
+        if let Some(session) = world.agents.get_mut(agent_id).filter(of_this) {
             session.connected = false;
         }
     }
@@ -236,7 +278,7 @@ impl<S: Store> Engine<S> {
     pub async fn report(&self, agent_id: &str, report: Report) -> Result<()> {
         let mut world = self.world.lock().await;
         if let Some(session) = world.agents.get_mut(agent_id) {
-            (session.seen, session.seen_at) = (Instant::now(), SystemTime::now());
+            (session.seen, session.seen_at, session.heard) = (Instant::now(), SystemTime::now(), true);
         }
         for shard in report.shards {
             let Some(held) = world.tasks.get_mut(&shard.task_id) else { continue };
@@ -251,10 +293,81 @@ impl<S: Store> Engine<S> {
         self.reconcile(&mut world).await
     }
 
-    /// Notices agents whose lease ran out; to be called about every lease / 4.
+    /// An agent came: time to tick.
+    pub async fn registered(&self) {
+        self.registered.notified().await;
+    }
+
+    /// Notices agents whose lease ran out, and what became of changes that had no answer; to be called about every lease / 4.
     pub async fn tick(&self) -> Result<()> {
+        self.keep_agents().await;
         let mut world = self.world.lock().await;
+        let unsure = world.tasks.iter().filter(|(_, held)| held.unsure).map(|(id, _)| id.clone());
+        for id in unsure.collect::<Vec<_>>() {
+            match self.settled(&mut world, &id).await {
+                Ok(held) => self.advance(held).await?,
+                Err(error) if error.code == Code::TaskNotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.reconcile(&mut world).await
+    }
+
+    /// Keeps the leases of the agents that were heard, for the next leader; what fails is tried again at the next tick.
+    async fn keep_agents(&self) {
+        let heard: Vec<_> = {
+            let mut world = self.world.lock().await;
+            let heard = |(id, session): (&String, &mut Session)| {
+                let heard = std::mem::take(&mut session.heard);
+                heard.then(|| (id.clone(), session.instance_id.clone(), session.lease))
+            };
+            world.agents.iter_mut().filter_map(heard).collect()
+        };
+        let kept = heard.into_iter().map(|(id, instance_id, lease)| async move {
+            let lease = self.keep_agent(&id, &instance_id, lease).await;
+            (id, instance_id, lease)
+        });
+        let mut kept = futures_util::stream::iter(kept).buffer_unordered(AT_ONCE);
+        while let Some((id, instance_id, lease)) = kept.next().await {
+            let mut world = self.world.lock().await;
+            if let Some(session) = world.agents.get_mut(&id).filter(|session| session.instance_id == instance_id) {
+                match lease {
+                    Ok(lease) => session.lease = Some(lease),
+                    Err(error) => tracing::warn!(agent = id, %error, "the agent's lease could not be kept"),
+                }
+            }
+        }
+    }
+
+    async fn keep_agent(&self, id: &str, instance_id: &str, lease: Option<Lease>) -> Result<Lease> {
+        if let Some(lease) = lease
+            && self.store.keep_alive(lease).await?
+        {
+            return Ok(lease);
+        }
+        let lease = self.store.grant(self.lease_ttl).await?;
+        let writes = vec![(format!("{AGENT}{id}"), Some(instance_id.as_bytes().to_vec()))];
+        let committed = self.store.commit(Transaction { writes, lease: Some(lease), ..Transaction::default() }).await?;
+        committed.map(|_| lease).ok_or_else(lost_race)
+    }
+
+    /// The task, read again if it is not sure what the store holds.
+    async fn settled<'a>(&self, world: &'a mut World, id: &str) -> Result<&'a mut Held> {
+        if world.tasks.get(id).ok_or_else(|| not_found(id))?.unsure {
+            let key = format!("task/{id}");
+            match self.store.get(&key).await? {
+                None => drop(world.tasks.remove(id)),
+                Some(found) => {
+                    let stored = decode(&key, &found)?;
+                    if let Some(held) = world.tasks.get_mut(id) {
+                        *held =
+                            Held { statuses: std::mem::take(&mut held.statuses), ..Held::new(stored, found.revision) };
+                    }
+                }
+            }
+            self.changed.send_modify(|count| *count += 1);
+        }
+        world.tasks.get_mut(id).ok_or_else(|| not_found(id))
     }
 
     /// The agents.
@@ -276,7 +389,7 @@ impl<S: Store> Engine<S> {
 
     /// Every step that the shards' phases allow.
     async fn advance(&self, held: &mut Held) -> Result<()> {
-        loop {
+        while !held.unsure {
             let task = held.task();
             let spec = task.spec.clone().unwrap_or_default();
             let phase =
@@ -297,6 +410,7 @@ impl<S: Store> Engine<S> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn enter(&self, held: &mut Held, state: TaskState) -> Result<()> {
@@ -328,9 +442,17 @@ impl<S: Store> Engine<S> {
             writes: vec![(key, Some(held.stored.encode_to_vec()))],
             ..Transaction::default()
         };
-        held.revision = self.store.commit(write).await?.ok_or_else(lost_race)?;
-        self.changed.send_modify(|count| *count += 1);
-        Ok(())
+        match self.store.commit(write).await.and_then(|committed| committed.ok_or_else(lost_race)) {
+            Ok(revision) => {
+                (held.revision, held.saved) = (revision, held.stored.clone());
+                self.changed.send_modify(|count| *count += 1);
+                Ok(())
+            }
+            Err(error) => {
+                (held.unsure, held.stored) = (true, held.saved.clone());
+                Err(error)
+            }
+        }
     }
 
     /// Gives every shard that has work to a living agent, then tells each agent all that it shall do.
@@ -343,7 +465,7 @@ impl<S: Store> Engine<S> {
         for (agent_id, session) in &world.agents {
             let mut assignments = Vec::new();
             for held in world.tasks.values() {
-                self.assignments(held, agent_id, &mut assignments)?;
+                self.assignments(held, agent_id, &session.instance_id, &mut assignments)?;
             }
             let revision = world.desired_revision;
             session.desired.send_if_modified(|desired| {
@@ -359,10 +481,13 @@ impl<S: Store> Engine<S> {
 
     async fn place(&self, world: &mut World, id: &str) -> Result<()> {
         let World { tasks, agents, .. } = world;
-        let alive = |agent: &str| agents.get(agent).is_some_and(|session| self.alive(session));
+        let held_by = |held: &Held, shard: &Shard| {
+            let session = agents.get(&shard.agent_id).filter(|session| self.alive(session));
+            session.is_some_and(|session| held.stored.instances.get(&shard.index) == Some(&session.instance_id))
+        };
         let orphans: Vec<u32> = match tasks.get(id) {
-            Some(held) if directive(held.task().state(), held.stored.releasing).is_some() => {
-                held.task().shards.iter().filter(|shard| !alive(&shard.agent_id)).map(|shard| shard.index).collect()
+            Some(held) if !held.unsure && directive(held.task().state(), held.stored.releasing).is_some() => {
+                held.task().shards.iter().filter(|shard| !held_by(held, shard)).map(|shard| shard.index).collect()
             }
             _ => return Ok(()),
         };
@@ -381,6 +506,8 @@ impl<S: Store> Engine<S> {
             let Some(held) = tasks.get_mut(id) else { return Ok(()) };
             tracing::info!(task = id, shard = index, agent = agent_id, epoch, "assigned");
             held.statuses.remove(&index);
+            let instance_id = agents.get(&agent_id).map(|session| session.instance_id.clone()).unwrap_or_default();
+            held.stored.instances.insert(index, instance_id);
             if let Some(shard) = held.task_mut().shards.iter_mut().find(|shard| shard.index == index) {
                 (shard.agent_id, shard.epoch) = (agent_id, epoch);
             }
@@ -407,12 +534,14 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn assignments(&self, held: &Held, agent_id: &str, out: &mut Vec<Assignment>) -> Result<()> {
+    fn assignments(&self, held: &Held, agent_id: &str, instance_id: &str, out: &mut Vec<Assignment>) -> Result<()> {
         let task = held.task();
         let Some(directive) = directive(task.state(), held.stored.releasing) else { return Ok(()) };
         let mut spec = task.spec.unwrap_or_default();
         self.sealer.unseal(&mut spec)?;
-        for shard in task.shards.iter().filter(|shard| shard.agent_id == agent_id) {
+        let instance = |shard: &Shard| held.stored.instances.get(&shard.index).map(String::as_str);
+        let theirs = |shard: &&Shard| shard.agent_id == agent_id && instance(shard) == Some(instance_id);
+        for shard in task.shards.iter().filter(theirs) {
             let source = usize::try_from(shard.index).ok().and_then(|index| spec.sources.get(index)).cloned();
             out.push(Assignment {
                 task_id: task.id.clone(),
@@ -464,5 +593,29 @@ fn not_found(id: &str) -> Error {
 }
 
 fn lost_race() -> Error {
-    Error::new(Code::Internal, "somebody else writes this store")
+    Error::new(Code::RevisionConflict, "the store holds a newer state than this coordinator knew of")
+}
+
+fn decode(key: &str, found: &Versioned) -> Result<Stored> {
+    Stored::decode(found.value.as_slice())
+        .map_err(|error| Error::new(Code::Internal, format!("what is stored at {key}: {error}")))
+}
+
+/// Fails if the key does not open what is sealed in the store; the first coordinator leaves a proof there for the others.
+pub async fn prove<S: Store>(store: &S, sealer: &Sealer) -> Result<()> {
+    if let Some(found) = store.get(SEAL).await? {
+        return sealer.proves(&found.value);
+    }
+    for (key, found) in store.list("task/").await? {
+        sealer.unseal(&mut decode(&key, &found)?.task.unwrap_or_default().spec.unwrap_or_default())?;
+    }
+    let proof = Transaction {
+        compares: vec![(SEAL.to_owned(), 0)],
+        writes: vec![(SEAL.to_owned(), Some(sealer.proof()?))],
+        ..Transaction::default()
+    };
+    match store.commit(proof).await? {
+        Some(_) => Ok(()),
+        None => sealer.proves(&store.get(SEAL).await?.map(|found| found.value).unwrap_or_default()),
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod app;
+pub mod election;
 pub mod engine;
 pub mod secret;
 pub mod store;

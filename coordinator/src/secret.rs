@@ -12,6 +12,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 const MARK: &str = "sealed:";
+const PROOF: &str = "the sealing key of this store";
 
 /// Seals and opens passwords.
 pub struct Sealer {
@@ -20,6 +21,14 @@ pub struct Sealer {
 }
 
 impl Sealer {
+    /// Reads a key that somebody else made: all coordinators of a store have the same.
+    pub fn read(path: &Path) -> Result<Self> {
+        let wrong = |why: String| Error::new(Code::InvalidRequest, format!("sealing key {}: {why}", path.display()));
+        let key = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| wrong("it has to have 32 bytes".into()))?;
+        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+    }
+
     /// Reads the key, or makes one that only the owner may read.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |error: std::io::Error| Error::new(Code::AgentDisk, format!("{}: {error}", path.display()));
@@ -41,34 +50,48 @@ impl Sealer {
 
     /// For the store.
     pub fn seal(&self, spec: &mut TaskSpec) -> Result<()> {
-        for_each_password(spec, |password| {
-            let mut nonce = [0; NONCE_LEN];
-            self.random.fill(&mut nonce).map_err(|_| broken())?;
-            let mut bytes = password.as_bytes().to_vec();
-            let unique = Nonce::assume_unique_for_key(nonce);
-            self.key.seal_in_place_append_tag(unique, Aad::empty(), &mut bytes).map_err(|_| broken())?;
-            let hex: String = nonce.iter().chain(&bytes).map(|byte| format!("{byte:02x}")).collect();
-            Ok(format!("{MARK}{hex}"))
-        })
+        for_each_password(spec, |password| self.seal_text(password))
+    }
+
+    fn seal_text(&self, text: &str) -> Result<String> {
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).map_err(|_| broken())?;
+        let mut bytes = text.as_bytes().to_vec();
+        let unique = Nonce::assume_unique_for_key(nonce);
+        self.key.seal_in_place_append_tag(unique, Aad::empty(), &mut bytes).map_err(|_| broken())?;
+        let hex: String = nonce.iter().chain(&bytes).map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("{MARK}{hex}"))
+    }
+
+    /// Something that only this key opens.
+    pub fn proof(&self) -> Result<Vec<u8>> {
+        Ok(self.seal_text(PROOF)?.into_bytes())
+    }
+
+    /// Fails if another key made the proof.
+    pub fn proves(&self, proof: &[u8]) -> Result<()> {
+        let opened = self.open_text(std::str::from_utf8(proof).map_err(|_| broken())?)?;
+        if opened == PROOF { Ok(()) } else { Err(broken()) }
     }
 
     /// For an agent.
     pub fn unseal(&self, spec: &mut TaskSpec) -> Result<()> {
-        for_each_password(spec, |sealed| {
-            let hex = sealed.strip_prefix(MARK).ok_or_else(broken)?;
-            let mut bytes = (0..hex.len() / 2)
-                .map(|at| {
-                    hex.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(broken)
-                })
-                .collect::<Result<Vec<u8>>>()?;
-            if bytes.len() < NONCE_LEN {
-                return Err(broken());
-            }
-            let mut sealed = bytes.split_off(NONCE_LEN);
-            let nonce = Nonce::try_assume_unique_for_key(&bytes).map_err(|_| broken())?;
-            let opened = self.key.open_in_place(nonce, Aad::empty(), &mut sealed).map_err(|_| broken())?;
-            String::from_utf8(opened.to_vec()).map_err(|_| broken())
-        })
+        for_each_password(spec, |sealed| self.open_text(sealed))
+    }
+
+    fn open_text(&self, sealed: &str) -> Result<String> {
+        let hex = sealed.strip_prefix(MARK).ok_or_else(broken)?;
+        let pair = |at: usize| {
+            hex.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(broken)
+        };
+        let mut bytes = (0..hex.len() / 2).map(pair).collect::<Result<Vec<u8>>>()?;
+        if bytes.len() < NONCE_LEN {
+            return Err(broken());
+        }
+        let mut sealed = bytes.split_off(NONCE_LEN);
+        let nonce = Nonce::try_assume_unique_for_key(&bytes).map_err(|_| broken())?;
+        let opened = self.key.open_in_place(nonce, Aad::empty(), &mut sealed).map_err(|_| broken())?;
+        String::from_utf8(opened.to_vec()).map_err(|_| broken())
     }
 }
 
@@ -96,7 +119,10 @@ fn for_each_password(spec: &mut TaskSpec, change: impl Fn(&str) -> Result<String
 }
 
 fn broken() -> Error {
-    Error::new(Code::SecretUnavailable, "a stored password cannot be opened with the key file of this state directory")
+    Error::new(
+        Code::SecretUnavailable,
+        "what is stored cannot be opened with this sealing key: every coordinator of a store needs the same one",
+    )
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod api_tls;
 mod cluster_target;
 mod command_table;
+mod control;
 mod copy;
 mod crash;
 mod filters;

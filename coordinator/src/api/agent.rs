@@ -7,13 +7,14 @@ use std::time::Duration;
 use dts_common::error::Code;
 use dts_proto::v1::agent_service_server::AgentService;
 use dts_proto::v1::{AgentMessage, CoordinatorMessage, Register, Welcome, agent_message::Message, coordinator_message};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status;
+use super::{engine, status};
+use crate::election::Seat;
 use crate::engine::Engine;
 use crate::store::Store;
 use crate::tls::names;
@@ -23,8 +24,8 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Serves agents.
 pub struct Fleet<S> {
-    /// Does the work.
-    pub engine: Arc<Engine<S>>,
+    /// What this coordinator is now.
+    pub seat: watch::Receiver<Seat<S>>,
     /// How often agents report.
     pub report_interval: Duration,
     /// How long a silence they may keep.
@@ -66,7 +67,8 @@ impl<S: Store> AgentService for Fleet<S> {
             );
             return Err(Status::failed_precondition(message));
         }
-        let desired = self.engine.register(&register).await.map_err(|error| match error.code {
+        let (engine, ends) = engine(&self.seat)?;
+        let desired = engine.register(&register).await.map_err(|error| match error.code {
             Code::InvalidRequest => Status::already_exists(error.message),
             _ => status(error),
         })?;
@@ -75,7 +77,8 @@ impl<S: Store> AgentService for Fleet<S> {
             Welcome { report_interval_ms: millis(self.report_interval), lease_ttl_ms: millis(self.lease_ttl) };
         let welcome = coordinator_message::Message::Welcome(welcome);
         let _the_channel_is_new = sender.send(Ok(CoordinatorMessage { message: Some(welcome) })).await;
-        tokio::spawn(session(self.engine.clone(), register, incoming, desired, sender, self.cancel.clone()));
+        let cancel = [self.cancel.clone(), ends];
+        tokio::spawn(session(engine, register, incoming, desired, sender, cancel));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -86,9 +89,9 @@ async fn session<S: Store>(
     engine: Arc<Engine<S>>,
     register: Register,
     mut incoming: Streaming<AgentMessage>,
-    mut desired: tokio::sync::watch::Receiver<dts_proto::v1::DesiredState>,
+    mut desired: watch::Receiver<dts_proto::v1::DesiredState>,
     outgoing: Outgoing,
-    cancel: CancellationToken,
+    [cancel, deposed]: [CancellationToken; 2],
 ) {
     desired.mark_changed();
     loop {
@@ -113,7 +116,8 @@ async fn session<S: Store>(
                 }
             }
             () = cancel.cancelled() => break,
+            () = deposed.cancelled() => break,
         }
     }
-    engine.disconnect(&register.agent_id, &register.instance_id).await;
+    engine.disconnect(&register.agent_id, &desired).await;
 }

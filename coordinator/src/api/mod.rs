@@ -1,13 +1,38 @@
 //! One file a service: translate, delegate, map errors.
 
 pub mod agent;
+pub mod forward;
 pub mod task;
 
 use std::collections::HashMap;
 
+use std::sync::Arc;
+
 use dts_common::error::{Code, Error};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code as GrpcCode, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::election::{Guarded, Seat};
+use crate::engine::Engine;
+use crate::store::Store;
+
+/// The engine to ask now, and what ends when it is not to be asked any more.
+type Asked<S> = (Arc<Engine<Guarded<S>>>, CancellationToken);
+
+/// Of a coordinator that leads.
+fn engine<S: Store>(seat: &watch::Receiver<Seat<S>>) -> Result<Asked<S>, Status> {
+    match &*seat.borrow() {
+        Seat::Leading(leading) if leading.holds() => Ok((leading.engine.clone(), leading.ends.clone())),
+        _ => Err(no_leader()),
+    }
+}
+
+/// What an open stream says when the lead is lost.
+fn no_leader() -> Status {
+    status(Error::new(Code::NoLeader, "this coordinator does not lead"))
+}
 
 /// An error as it goes over the wire.
 pub fn status(error: Error) -> Status {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::selection::Selection;
@@ -13,13 +12,14 @@ use dts_proto::v1::{
     GetTaskRequest, ListAgentsRequest, ListAgentsResponse, ListTasksRequest, ListTasksResponse, Mode, PauseTaskRequest,
     ResumeTaskRequest, StartTaskRequest, Task, TaskAction, TaskSpec, UpdateTaskRequest, WatchTaskRequest,
 };
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::status;
-use crate::engine::Engine;
+use super::{engine, no_leader, status};
+use crate::election::Seat;
 use crate::store::Store;
 use crate::task::check_tls;
 
@@ -30,8 +30,8 @@ const MOST_SHARDS: usize = 1024;
 
 /// Serves operators.
 pub struct Operator<S> {
-    /// Does the work.
-    pub engine: Arc<Engine<S>>,
+    /// What this coordinator is now.
+    pub seat: watch::Receiver<Seat<S>>,
     /// Ends open watches.
     pub cancel: CancellationToken,
 }
@@ -40,7 +40,7 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 
 impl<S: Store> Operator<S> {
     async fn request(&self, id: &str, revision: u64, action: TaskAction) -> Answer<Task> {
-        self.engine.request(id, revision, action).await.map(Response::new).map_err(status)
+        engine(&self.seat)?.0.request(id, revision, action).await.map(Response::new).map_err(status)
     }
 }
 
@@ -52,16 +52,16 @@ impl<S: Store> TaskService for Operator<S> {
         let CreateTaskRequest { spec, request_id } = request.into_inner();
         let spec = spec.unwrap_or_default();
         check(&spec, &request_id).map_err(status)?;
-        self.engine.create(spec, request_id).await.map(Response::new).map_err(status)
+        engine(&self.seat)?.0.create(spec, request_id).await.map(Response::new).map_err(status)
     }
 
     async fn get_task(&self, request: Request<GetTaskRequest>) -> Answer<Task> {
-        self.engine.get(&request.into_inner().id).await.map(Response::new).map_err(status)
+        engine(&self.seat)?.0.get(&request.into_inner().id).await.map(Response::new).map_err(status)
     }
 
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
         let ListTasksRequest { page_size, page_token } = request.into_inner();
-        let mut tasks = self.engine.list(&page_token).await;
+        let mut tasks = engine(&self.seat)?.0.list(&page_token).await;
         let more = cut(&mut tasks, page_size);
         let next_page_token = tasks.last().filter(|_| more).map(|task| task.id.clone()).unwrap_or_default();
         Ok(Response::new(ListTasksResponse { tasks, next_page_token }))
@@ -69,9 +69,10 @@ impl<S: Store> TaskService for Operator<S> {
 
     async fn watch_task(&self, request: Request<WatchTaskRequest>) -> Answer<Self::WatchTaskStream> {
         let id = request.into_inner().id;
-        self.engine.get(&id).await.map_err(status)?;
+        let (engine, deposed) = engine(&self.seat)?;
+        engine.get(&id).await.map_err(status)?;
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let (engine, cancel) = (self.engine.clone(), self.cancel.clone());
+        let cancel = self.cancel.clone();
         let mut changes = engine.changes();
         tokio::spawn(async move {
             let mut last = None;
@@ -88,6 +89,10 @@ impl<S: Store> TaskService for Operator<S> {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = sender.closed() => return,
                     () = cancel.cancelled() => return,
+                    () = deposed.cancelled() => {
+                        let _told_or_gone = sender.send(Err(no_leader())).await;
+                        return;
+                    }
                 }
             }
         });
@@ -97,7 +102,7 @@ impl<S: Store> TaskService for Operator<S> {
     async fn update_task(&self, request: Request<UpdateTaskRequest>) -> Answer<Task> {
         let UpdateTaskRequest { id, revision, spec, update_mask } = request.into_inner();
         let paths = update_mask.unwrap_or_default().paths;
-        let updated = self.engine.update(&id, revision, &spec.unwrap_or_default(), &paths).await;
+        let updated = engine(&self.seat)?.0.update(&id, revision, &spec.unwrap_or_default(), &paths).await;
         updated.map(Response::new).map_err(status)
     }
 
@@ -137,7 +142,7 @@ impl<S: Store> TaskService for Operator<S> {
 impl<S: Store> FleetService for Operator<S> {
     async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
         let ListAgentsRequest { page_size, page_token } = request.into_inner();
-        let mut agents = self.engine.agents().await;
+        let mut agents = engine(&self.seat)?.0.agents().await;
         agents.retain(|agent| agent.id > page_token);
         let more = cut(&mut agents, page_size);
         let next_page_token = agents.last().filter(|_| more).map(|agent| agent.id.clone()).unwrap_or_default();

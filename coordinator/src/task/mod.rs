@@ -28,4 +28,7 @@ pub struct Stored {
     /// Idempotency key of its creation.
     #[prost(string, tag = "4")]
     pub request_id: String,
+    /// Process that a shard was given to, by the shard's index; another process under the same name has to claim it anew.
+    #[prost(map = "uint32, string", tag = "5")]
+    pub instances: std::collections::HashMap<u32, String>,
 }
