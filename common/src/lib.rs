@@ -7,6 +7,7 @@ pub mod ids;
 pub mod pem;
 pub mod position;
 pub mod redis;
+#[cfg(feature = "selection")]
 pub mod selection;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;

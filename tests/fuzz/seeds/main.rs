@@ -8,7 +8,7 @@ use dts_common::redis::rdb::{Decoder, Entry, Kind, Meta, Part, Sink};
 use dts_common::redis::resp;
 
 /// Blobs and values longer than this teach the engine nothing that shorter ones do not.
-const LONGEST: usize = 4096;
+const LONGEST: usize = 16 << 10;
 /// What says how an input is cut: in pieces of up to 1448 bytes.
 const CUT: u8 = 0xFF;
 
