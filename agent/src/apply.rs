@@ -23,7 +23,7 @@ use crate::source::Record;
 use crate::spool;
 use crate::status::Board;
 use crate::sweep::{self, KeyIndex, Scan};
-use crate::target::reserved_key;
+use crate::target::{Destination, reserved_key};
 use crate::topology::{self, Owner, Proof, Topology};
 
 /// How long a batch waits for the target to have room before more is gathered.
@@ -38,6 +38,8 @@ pub struct Context {
     pub source: Endpoint,
     /// Where the data goes.
     pub target: Endpoint,
+    /// The same, as what it is.
+    pub destination: Destination,
     /// What the target understands.
     pub dialect: Dialect,
     /// What is moved.
@@ -219,6 +221,11 @@ impl Driver {
 
     /// Deletes every key that this shard moves, and no other. Cut off and begun again it ends the same: the position stays before it.
     async fn clear(&mut self, clear: Clear) -> Result<()> {
+        if matches!(self.context.destination, Destination::Cluster(_)) {
+            // Slots that an earlier attempt brought further would lose what came since.
+            let message = "a flush of a part of the keys of a cluster is not supported by this version";
+            return Err(Error::new(Code::TargetUnsupported, message));
+        }
         self.outlet.settled().await?;
         let mut scan = Scan::open(&self.context.target, |_| true).await?;
         while let Some(mut page) = scan.next_page().await? {
@@ -304,8 +311,30 @@ impl Driver {
 
     /// Deletes what the target holds and the snapshot does not.
     async fn sweep(&mut self, index: KeyIndex, fingerprinter: Fingerprinter, progress: Progress) -> Result<()> {
-        let Context { target, selection, owner, .. } = &self.context;
-        let mut stale = index.stale(target, selection.clone(), fingerprinter, owner.clone()).await?;
+        let (destination, selection) = (self.context.destination.clone(), self.context.selection.clone());
+        let mut parts = destination.parts().await?;
+        let first = parts.servers.first().unwrap_or(&self.context.target).clone();
+        let mut stale = index.stale(&first, selection, fingerprinter, self.context.owner.clone()).await?;
+        loop {
+            let mut walked = Ok(());
+            for server in &parts.servers {
+                walked = self.sweep_one(&mut stale, server, progress).await;
+                if walked.is_err() {
+                    break;
+                }
+            }
+            self.outlet.settled().await?;
+            match walked {
+                Ok(()) if destination.is_still(&parts).await? => return Ok(()),
+                Err(error) if !destination.has_moved(&error) => return Err(error),
+                // Keys that changed their place meanwhile may not have been seen.
+                _ => parts = destination.parts().await?,
+            }
+        }
+    }
+
+    async fn sweep_one(&mut self, stale: &mut sweep::Stale, server: &Endpoint, progress: Progress) -> Result<()> {
+        stale.go_on_at(server).await?;
         while let Some(page) = stale.next_page().await? {
             let commit = Commit { position: None, holds_field_expiry: false, progress };
             let keys = self.delete(&page, commit).await?;
@@ -313,7 +342,7 @@ impl Driver {
                 status.snapshot.get_or_insert_default().swept_keys += keys;
             });
         }
-        self.outlet.settled().await
+        Ok(())
     }
 }
 
@@ -341,7 +370,11 @@ fn streaming(
 ) -> Mode {
     let reserved = ["position", "scripts", "large"].map(|name| reserved_key(&context.shard, name).into_bytes());
     let dialect = context.dialect;
-    let encoder = StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);
+    let mut encoder =
+        StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);
+    if matches!(context.destination, Destination::Cluster(_)) {
+        encoder.mark_commands();
+    }
     let encoder = encoder.selecting(context.selection.clone());
     Mode::Streaming(Box::new(encoder.owned_by(context.owner.clone())))
 }

@@ -13,6 +13,7 @@ use crate::endpoint::Side;
 use crate::observe::source_offset;
 use crate::restore::ExpiryPass;
 use crate::route::{Chunk, Commit};
+use crate::target::{Keys, Parts};
 use crate::topology;
 
 /// How much of the stream is applied between two pages of the expiry pass, so that it does not fall behind.
@@ -120,9 +121,6 @@ impl Driver {
     }
 
     async fn restore_expiries(&mut self) -> Result<()> {
-        let dialect = self.context.dialect;
-        let (target, selection) = (self.context.target.clone(), self.context.selection.clone());
-        let holds_field_expiry = self.streaming()?.holds_field_expiry();
         self.streaming()?.set_exact();
         loop {
             // Nothing of ours may change a key between reading its expiry and writing it.
@@ -130,10 +128,34 @@ impl Driver {
             if self.released() {
                 return Ok(());
             }
-            let mut pass = match self.streaming()?.take_held().into_keys() {
-                None => ExpiryPass::over_everything(&target, &dialect, selection.clone(), holds_field_expiry).await?,
-                Some(keys) if keys.is_empty() => return Ok(()),
-                Some(keys) => ExpiryPass::over(&target, &dialect, selection.clone(), holds_field_expiry, keys).await?,
+            let mut keys = self.streaming()?.take_held().into_keys();
+            if keys.as_ref().is_some_and(Vec::is_empty) {
+                return Ok(());
+            }
+            let destination = self.context.destination.clone();
+            loop {
+                let parts = destination.parts().await?;
+                match self.restore_expiries_on(&parts, keys.take()).await {
+                    Ok(()) if self.released() => return Ok(()),
+                    Ok(()) if destination.is_still(&parts).await? => break,
+                    Err(error) if !destination.has_moved(&error) => return Err(error),
+                    // Keys changed their place: any of them may not have been seen.
+                    _ => self.quiet().await?,
+                }
+            }
+        }
+    }
+
+    /// One walk over the named keys, or all.
+    async fn restore_expiries_on(&mut self, parts: &Parts, keys: Option<Keys>) -> Result<()> {
+        let (dialect, selection) = (self.context.dialect, self.context.selection.clone());
+        let fields = self.streaming()?.holds_field_expiry();
+        let named = keys.map(|keys| parts.divide(keys));
+        for (index, server) in parts.servers.iter().enumerate() {
+            let mut pass = match named.as_ref().and_then(|named| named.get(index)) {
+                None => ExpiryPass::over_everything(server, &dialect, selection.clone(), fields).await?,
+                Some((_, keys)) if keys.is_empty() => continue,
+                Some((_, keys)) => ExpiryPass::over(server, &dialect, selection.clone(), fields, keys.clone()).await?,
             };
             pass.only_of(&self.context.owner, &self.context.source).await?;
             // From 7.0 on a source sends absolute expiries.
@@ -154,6 +176,7 @@ impl Driver {
                 }
             }
         }
+        Ok(())
     }
 
     async fn write_page(&mut self, page: crate::restore::Page) -> Result<()> {
@@ -166,7 +189,9 @@ impl Driver {
             holds_field_expiry: encoder.holds_field_expiry(),
             progress: encoder.progress(),
         };
-        self.outlet.send(Chunk { bytes: page.bytes, commands: page.commands, commit: Some(commit) }).await?;
+        self.outlet
+            .send(Chunk { bytes: page.bytes, commands: page.commands, commit: Some(commit), marks: Vec::new() })
+            .await?;
         self.outlet.settled().await
     }
 

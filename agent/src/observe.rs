@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_common::error::Result;
+use dts_common::redis::slot::SLOTS;
 use dts_proto::v1::{ShardPhase, SnapshotProgress, SpoolStatus, StreamProgress};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -14,18 +15,20 @@ use crate::endpoint::{Endpoint, Side};
 use crate::source::Received;
 use crate::spool;
 use crate::status::Board;
-use crate::target::{Applied, Phase};
+use crate::target::{Applied, Destination, Phase};
 use crate::verify::key_count;
 
 const TICK: Duration = Duration::from_millis(100);
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// The masters of a cluster are looked up anew after so many questions.
+const TOPOLOGY_EVERY: u64 = 5;
 
 /// What the observer looks at.
 pub struct Observer {
     /// Asked for offset and keys.
     pub source: Endpoint,
     /// Asked for keys.
-    pub target: Endpoint,
+    pub target: Destination,
     /// What the source stage has.
     pub received: watch::Receiver<Received>,
     /// What the target confirmed.
@@ -41,7 +44,7 @@ pub struct Observer {
 impl Observer {
     /// Until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let mut source = Asked::new(self.source.clone(), Side::Source);
+        let mut source = Asked::new(Destination::Standalone(self.source.clone()), Side::Source);
         let mut target = Asked::new(self.target.clone(), Side::Target);
         let mut behind_since = None;
         let mut tick = interval(TICK);
@@ -115,6 +118,8 @@ impl Observer {
             status.filtered_keys = progress.filtered_keys;
             status.filtered_commands = progress.filtered_commands;
             status.skipped_commands = progress.skipped_commands;
+            status.cut_transactions = applied.notes.cut_transactions;
+            status.skipped_cross_slot = applied.notes.skipped.clone().into_iter().collect();
             status.source_keys = source.keys;
             status.target_keys = target.keys;
         });
@@ -127,9 +132,9 @@ impl Observer {
 
 /// A server that is asked now and then; one that does not answer keeps its last answer.
 struct Asked {
-    endpoint: Endpoint,
+    whom: Destination,
     side: Side,
-    client: Option<Client>,
+    clients: Vec<Client>,
     asked_at: Instant,
     answer: Answer,
 }
@@ -144,8 +149,8 @@ struct Answer {
 }
 
 impl Asked {
-    fn new(endpoint: Endpoint, side: Side) -> Self {
-        Self { endpoint, side, client: None, asked_at: Instant::now(), answer: Answer::default() }
+    fn new(whom: Destination, side: Side) -> Self {
+        Self { whom, side, clients: Vec::new(), asked_at: Instant::now(), answer: Answer::default() }
     }
 
     async fn ask(&mut self, every: Duration) {
@@ -155,22 +160,35 @@ impl Asked {
         self.asked_at = Instant::now();
         let bounded = tokio::time::timeout(ASK_EVERY, self.try_ask()).await;
         if !matches!(bounded, Ok(Ok(()))) {
-            self.client = None;
+            self.clients.clear();
         }
     }
 
     async fn try_ask(&mut self) -> Result<()> {
-        let mut client = match self.client.take() {
-            Some(client) => client,
-            None => Client::connect(&self.endpoint, self.side).await?,
-        };
-        self.answer.keys = key_count(&client.info("keyspace").await?);
-        if self.side == Side::Source {
+        let mut clients = std::mem::take(&mut self.clients);
+        let cluster = matches!(self.whom, Destination::Cluster(_));
+        if cluster && self.answer.asked.is_multiple_of(TOPOLOGY_EVERY) {
+            clients.clear();
+        }
+        if clients.is_empty() {
+            for server in self.whom.servers().await? {
+                clients.push(Client::connect(&server, self.side).await?);
+            }
+        }
+        let mut keys = 0;
+        for client in &mut clients {
+            keys += key_count(&client.info("keyspace").await?);
+        }
+        // A cluster has a record of ours in every slot.
+        self.answer.keys = if cluster { keys.saturating_sub(SLOTS.into()) } else { keys };
+        if self.side == Side::Source
+            && let Some(client) = clients.first_mut()
+        {
             self.answer.offset_before = self.answer.offset;
-            self.answer.offset = source_offset(&mut client).await?;
+            self.answer.offset = source_offset(client).await?;
         }
         self.answer.asked += 1;
-        self.client = Some(client);
+        self.clients = clients;
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ impl Outlet {
 
     /// A commit that carries no command.
     pub async fn commit(&mut self, commit: Commit) -> Result<()> {
-        self.send(Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: Some(commit) }).await
+        self.send(Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: Some(commit), marks: Vec::new() }).await
     }
 
     /// Waits until the target confirmed every commit that was sent.

@@ -29,7 +29,7 @@ use crate::route::{Dialect, Scripts};
 use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, SpoolConfig};
 use crate::status::Board;
-use crate::target::{self, Applied, Checkpoint, Phase, reserved_key, territory};
+use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, cluster, reserved_key, territory};
 use crate::topology::{self, Owner, Topology};
 use crate::verify::Facts;
 
@@ -55,6 +55,8 @@ pub struct Job {
     pub allow_downgrade: bool,
     /// What is moved.
     pub selection: Arc<Selection>,
+    /// On a cluster: what cannot be done exactly is left out and counted.
+    pub skip_cross_slot: bool,
     /// Its bounds; they may change.
     pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
@@ -82,11 +84,11 @@ pub async fn attempt(
     board.phase(ShardPhase::Fencing);
     let retry = Retry::new(job.retry_window(), target_trouble, stop.clone());
     let pace = Throttle::new(job.limits.clone(), |limits| limits.write_bytes_per_second);
-    let (writer, record) = target::claim(job.target.clone(), &job.shard, job.epoch, retry, pace).await?;
+    let (writer, record) = claim(job, facts, retry, pace).await?;
     if let Owner::Slots(slots) = &facts.owner {
         territory::still_ours(&job.target, &job.shard, slots).await?;
     }
-    let start = start(job, record).await?;
+    let start = start(job, facts, record).await?;
     board.phase(ShardPhase::Handshake);
 
     let resume = start.resume.as_ref().map(|resume| resume.position);
@@ -99,7 +101,7 @@ pub async fn attempt(
 
     let observer = Observer {
         source: job.source.clone(),
-        target: job.target.clone(),
+        target: facts.destination.clone(),
         received,
         applied: applied.clone(),
         acknowledged: acknowledge,
@@ -116,6 +118,7 @@ pub async fn attempt(
         shard: job.shard.clone(),
         source: job.source.clone(),
         target: job.target.clone(),
+        destination: facts.destination.clone(),
         topology: job.topology.clone(),
         owner: facts.owner.clone(),
         proof: facts.proof.clone(),
@@ -194,14 +197,45 @@ enum Ended {
     Target(Result<()>),
 }
 
+/// Claims the shard on whatever its target is.
+async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result<(Writer, Option<Checkpoint>)> {
+    match &facts.destination {
+        Destination::Standalone(target) => {
+            let (writer, record) = target::claim(target.clone(), &job.shard, job.epoch, retry, pace).await?;
+            Ok((Writer::Standalone(Box::new(writer)), record))
+        }
+        Destination::Cluster(seed) => {
+            let (shard, epoch, seed) = (job.shard.clone(), job.epoch, seed.clone());
+            let to = cluster::Job { shard, epoch, seed, pace, skip: job.skip_cross_slot };
+            let (writer, record) = cluster::claim(to, retry).await?;
+            Ok((Writer::Cluster(Box::new(writer)), record))
+        }
+    }
+}
+
+/// The stage that writes.
+enum Writer {
+    Standalone(Box<target::Writer>),
+    Cluster(Box<cluster::Writer>),
+}
+
+impl Writer {
+    async fn run(self, instructions: mpsc::Receiver<Instruction>, confirm: watch::Sender<Applied>) -> Result<()> {
+        match self {
+            Self::Standalone(writer) => writer.run(instructions, confirm).await,
+            Self::Cluster(writer) => writer.run(instructions, confirm).await,
+        }
+    }
+}
+
 /// What the target's record means for this attempt.
-async fn start(job: &Job, record: Option<Checkpoint>) -> Result<Start> {
+async fn start(job: &Job, facts: &Facts, record: Option<Checkpoint>) -> Result<Start> {
     let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
     let (resume, dirty) = match record.phase {
         Phase::Claimed | Phase::Copying | Phase::Taken => (None, true),
         Phase::Streaming { position, .. } if position.history.is_none() => (None, true),
         Phase::Streaming { position, holds_field_expiry, .. } => {
-            let scripts = kept_scripts(job).await?;
+            let scripts = kept_scripts(job, facts).await?;
             (Some(Resume { position, scripts, holds_field_expiry }), true)
         }
     };
@@ -209,9 +243,9 @@ async fn start(job: &Job, record: Option<Checkpoint>) -> Result<Start> {
 }
 
 /// The script bodies that earlier attempts kept on the target: a source up to 4.0 sends a body once, then its hash only.
-async fn kept_scripts(job: &Job) -> Result<Scripts> {
-    let mut client = Client::connect(&job.target, Side::Target).await?;
+async fn kept_scripts(job: &Job, facts: &Facts) -> Result<Scripts> {
     let key = reserved_key(&job.shard, "scripts");
+    let mut client = Client::connect(&facts.destination.holder(key.as_bytes()).await?, Side::Target).await?;
     let reply = client.call(&[b"HGETALL", key.as_bytes()]).await?;
     Scripts::from_reply(&reply)
         .ok_or_else(|| Error::new(Code::Fenced, "the record of scripts on the target is not ours"))

@@ -28,6 +28,22 @@ impl Retry {
         Self { window, backoff, failing_since: None, trouble, cancel }
     }
 
+    /// How long to wait before the next attempt; gives the error back if it is not one to retry, or the window is spent.
+    pub fn failed(&mut self, error: &Error) -> Result<Duration> {
+        self.failed_at_least(Duration::ZERO, error)
+    }
+
+    fn failed_at_least(&mut self, least: Duration, error: &Error) -> Result<Duration> {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        if !error.code.retry() || since.elapsed() >= self.window {
+            return Err(error.clone());
+        }
+        let delay = self.backoff.next_delay().max(least);
+        tracing::warn!(%error, retry_in_ms = delay.as_millis(), "retrying");
+        self.trouble.send_replace(Some(error.clone()));
+        Ok(delay)
+    }
+
     /// Waits before the next attempt; gives the error back if it is not one to retry, the window is spent, or the
     /// stage is cancelled.
     pub async fn wait(&mut self, error: Error) -> Result<()> {
@@ -36,13 +52,7 @@ impl Retry {
 
     /// The same, no sooner than after `least`.
     pub async fn wait_at_least(&mut self, least: Duration, error: Error) -> Result<()> {
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
-        if !error.code.retry() || since.elapsed() >= self.window {
-            return Err(error);
-        }
-        let delay = self.backoff.next_delay().max(least);
-        tracing::warn!(%error, retry_in_ms = delay.as_millis(), "retrying");
-        self.trouble.send_replace(Some(error.clone()));
+        let delay = self.failed_at_least(least, &error)?;
         tokio::select! {
             () = sleep(delay) => Ok(()),
             () = self.cancel.cancelled() => Err(error),

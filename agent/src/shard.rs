@@ -13,9 +13,9 @@ use crate::pipeline::{self, Failure, Job};
 use crate::retry::Retry;
 use crate::source;
 use crate::status::Board;
-use crate::target::{self, territory};
+use crate::target::{self, Destination, territory};
 use crate::topology::Owner;
-use crate::verify::{Facts, verify};
+use crate::verify::{Facts, destination, verify};
 
 /// Runs the shard until it is released, fails, or is cancelled. What became of it stands on the board.
 pub async fn run(job: Job, mut directive: watch::Receiver<Directive>, board: Board, cancel: CancellationToken) {
@@ -63,10 +63,18 @@ async fn live(
         attempts(job, facts, directive, board, &mut retry, cancel).await?;
     }
     loop {
-        match target::release(&job.target, &job.shard, job.epoch).await {
+        match release(job).await {
             Ok(()) => return Ok(()),
             Err(error) => retry_on(board, &mut retry, error).await?,
         }
+    }
+}
+
+/// Removes our keys from whatever the target is.
+async fn release(job: &Job) -> Result<()> {
+    match destination(job).await? {
+        Destination::Standalone(target) => target::release(&target, &job.shard, job.epoch).await,
+        Destination::Cluster(seeds) => target::cluster::release(&seeds, &job.shard, job.epoch).await,
     }
 }
 
@@ -113,7 +121,7 @@ async fn attempts(
         let applied = || board.read().stream.map_or(0, |stream| stream.applied_offset);
         let before = applied();
         // Not dropped when cancelled: it ends by itself then, having joined its stages.
-        let ended = pipeline::attempt(job, &facts, directive.clone(), board, troubles, cancel).await;
+        let ended = Box::pin(pipeline::attempt(job, &facts, directive.clone(), board, troubles, cancel)).await;
         watching.cancel();
         let _shows_only = watcher.await;
         match ended {
@@ -192,6 +200,7 @@ fn show(board: &Board, facts: &Facts) {
     board.update(|status| {
         status.source_version = facts.source.to_string();
         status.target_version = facts.target.to_string();
+        status.fence = facts.destination.fence().to_owned();
         status.warnings.clone_from(&facts.warnings);
         status.reading_from = facts.read_from.to_string();
         status.owns = facts.owner.describe();

@@ -84,6 +84,7 @@ impl Supervisor {
             topology: self.topology(assignment)?,
             allow_downgrade: assignment.allow_downgrade,
             selection: Arc::new(Selection::new(assignment.filter.as_ref(), &assignment.db_map, assignment.on_flush)?),
+            skip_cross_slot: assignment.cross_slot() == v1::CrossSlot::Skip,
             limits,
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
         })

@@ -3,6 +3,7 @@
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
 use dts_common::redis::command::is_rewritten;
+use dts_common::redis::slot::SLOTS;
 use dts_common::redis::version::ServerVersion;
 use dts_common::selection::Selection;
 use dts_proto::v1::SourceKind;
@@ -11,7 +12,7 @@ use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use crate::client::{Client, Info};
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
-use crate::target::{reserved_key, territory};
+use crate::target::{Destination, cluster, remember, reserved_key, seeds, territory};
 use crate::topology::{self, Owner, Proof};
 
 /// What the pipeline needs to know of the two servers.
@@ -23,6 +24,8 @@ pub struct Facts {
     pub target: ServerVersion,
     /// How many databases the target has.
     pub target_databases: u32,
+    /// Where the keys go.
+    pub destination: Destination,
     /// What may stop the task later.
     pub warnings: Vec<String>,
     /// Where the source's data is now.
@@ -39,19 +42,32 @@ pub async fn verify(job: &Job) -> Result<Facts> {
     let (read_from, owner, proof) = whose(job).await?;
     let source = &read_from.clone();
     let mut from = Client::connect(source, Side::Source).await?;
-    let mut to = Client::connect(target, Side::Target).await?;
+    let destination = destination(job).await?;
+    let mut to = client(&destination).await?;
     let mut facts = Facts {
         source: version(&mut from, Side::Source).await?,
         target: version(&mut to, Side::Target).await?,
-        target_databases: databases(&mut to).await?,
+        target_databases: match destination {
+            Destination::Standalone(_) => databases(&mut to).await?,
+            Destination::Cluster(_) => 1,
+        },
+        destination,
         warnings: [("source", source), ("target", target)].into_iter().filter_map(unverified).collect(),
         read_from,
         owner,
         proof,
     };
     are_two(&mut from, source, &mut to, target).await?;
-    is_standalone_master(&mut to).await?;
-    is_ours_to_fill(&mut to, shard, topology.shards()).await?;
+    match &facts.destination {
+        Destination::Standalone(_) => {
+            is_master(&mut to).await?;
+            is_ours_to_fill(&mut to, shard, topology.shards()).await?;
+        }
+        Destination::Cluster(seeds) => {
+            has_one_database(&mut from).await?;
+            is_whole_and_ours(job, seeds).await?;
+        }
+    }
     if let Some(db) = job.selection.highest_db().filter(|db| *db >= facts.target_databases) {
         let message = format!("the map of databases leads to {db}, the target has {}", facts.target_databases);
         return Err(Error::new(Code::TargetUnsupported, message));
@@ -145,15 +161,73 @@ fn follows(replication: &Info, master: &Endpoint) -> bool {
         && replication.number("master_port") == Some(u64::from(master.port))
 }
 
-async fn is_standalone_master(to: &mut Client) -> Result<()> {
-    let role = |what: &str| Err(Error::new(Code::TargetRole, format!("the target is {what}")));
+async fn is_master(to: &mut Client) -> Result<()> {
     if to.info("replication").await?.get("role") == Some("slave") {
-        return role("a replica");
-    }
-    if to.info("cluster").await?.get("cluster_enabled") == Some("1") {
-        return role("a cluster node; this version writes to standalone targets");
+        return Err(Error::new(Code::TargetRole, "the target is a replica"));
     }
     Ok(())
+}
+
+/// What the target is, by its own word. A node of a cluster that is gone is asked by those that were seen before.
+pub async fn destination(job: &Job) -> Result<Destination> {
+    let seeds = seeds(&job.target, &job.scratch);
+    let mut failed = None;
+    for seed in &seeds {
+        match Client::connect(seed, Side::Target).await {
+            Ok(mut client) => {
+                let is_cluster = client.info("cluster").await?.get("cluster_enabled") == Some("1");
+                let standalone = Destination::Standalone(job.target.clone());
+                return Ok(if is_cluster { Destination::Cluster(seeds) } else { standalone });
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::new(Code::Internal, "a target without an address")))
+}
+
+/// A connection to the target, or to any node of it.
+async fn client(destination: &Destination) -> Result<Client> {
+    let seeds = match destination {
+        Destination::Standalone(target) => return Client::connect(target, Side::Target).await,
+        Destination::Cluster(seeds) => seeds,
+    };
+    let topology = cluster::Topology::find(seeds).await?;
+    let master = topology.masters.first().ok_or_else(|| Error::new(Code::TargetBusy, "the target has no master"))?;
+    Client::connect(master, Side::Target).await
+}
+
+/// The other databases have no place on a cluster.
+async fn has_one_database(from: &mut Client) -> Result<()> {
+    let keyspace = from.info("keyspace").await?;
+    let others: Vec<&str> = keyspace.fields().map(|(name, _)| name).filter(|name| *name != "db0").collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the source has keys in {}, and a cluster has db 0 only", others.join(", "));
+    Err(Error::new(Code::TargetUnsupported, message))
+}
+
+async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<()> {
+    if job.topology.is_shared() {
+        return Err(Error::new(Code::TargetRole, "several sources into one cluster are not supported by this version"));
+    }
+    let topology = cluster::Topology::find(seeds).await?;
+    let missing = usize::from(SLOTS) - topology.owned();
+    if missing > 0 {
+        return Err(Error::new(Code::TargetBusy, format!("{missing} slots of the target cluster have no owner")));
+    }
+    remember(&topology, &job.scratch);
+    if cluster::is_ours(&topology, &job.shard).await? {
+        return Ok(());
+    }
+    let mut keys = 0;
+    for master in &topology.masters {
+        keys += key_count(&Client::connect(master, Side::Target).await?.info("keyspace").await?);
+    }
+    match keys {
+        0 => Ok(()),
+        keys => Err(Error::new(Code::TargetNotEmpty, format!("the target cluster is not empty ({keys} keys)"))),
+    }
 }
 
 /// Empty, or begun by any shard of this task: each of them saw it empty before the first of them wrote.

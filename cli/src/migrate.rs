@@ -26,7 +26,7 @@ use crate::selection::{self, Selecting};
 use crate::serve::{read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::sources::Sources;
-use crate::task::{Mode, explain};
+use crate::task::{Mode, cross_slot, explain};
 use crate::tls::{self, TlsArguments};
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};
 
@@ -71,6 +71,9 @@ pub(crate) struct Arguments {
     /// Take a target that is older than the source: what it cannot express stops the migration by name.
     #[arg(long)]
     allow_downgrade: bool,
+    /// A cluster as the target: leave commands over several slots that cannot be done exactly out, instead of stopping.
+    #[arg(long)]
+    skip_cross_slot: bool,
     /// How fast the source is read, in bytes a second; 0: as fast as it sends.
     #[arg(long, default_value = "0", value_parser = parse_bytes)]
     read_rate: u64,
@@ -164,6 +167,7 @@ impl Plan {
             mode: dts_proto::v1::Mode::from(arguments.mode).into(),
             complete_when_caught_up: arguments.complete_when.is_some(),
             allow_downgrade: arguments.allow_downgrade,
+            cross_slot: cross_slot(arguments.skip_cross_slot).into(),
             limits: Some(Limits {
                 spool_memory_bytes: arguments.spool_memory,
                 spool_disk_bytes: arguments.spool_disk,

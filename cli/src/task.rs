@@ -12,9 +12,9 @@ use dts_proto::v1::credential::Secret;
 use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
-    CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, DeleteTaskRequest, Endpoint, GetTaskRequest,
-    Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest, Task, TaskSpec,
-    Tls, UpdateTaskRequest, WatchTaskRequest,
+    CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, CrossSlot, DeleteTaskRequest, Endpoint,
+    GetTaskRequest, Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest,
+    Task, TaskSpec, Tls, UpdateTaskRequest, WatchTaskRequest,
 };
 use serde_json::json;
 use tonic::Status;
@@ -106,6 +106,9 @@ struct Create {
     allow_downgrade: bool,
     #[command(flatten)]
     tls: TlsArguments,
+    /// A cluster as the target: leave commands over several slots that cannot be done exactly out.
+    #[arg(long)]
+    skip_cross_slot: bool,
     /// Begin at once.
     #[arg(long)]
     start: bool,
@@ -352,6 +355,10 @@ async fn all(client: &mut TaskServiceClient<Channel>) -> Result<Vec<Task>> {
 }
 
 /// The id that was given, or that of the only task.
+pub(crate) fn cross_slot(skip: bool) -> CrossSlot {
+    if skip { CrossSlot::Skip } else { CrossSlot::Stop }
+}
+
 async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Result<String> {
     if let Some(id) = id {
         return Ok(id);
@@ -384,6 +391,7 @@ fn spec(create: Create) -> Result<TaskSpec> {
         target: Some(endpoint(&create.target, create.target_password_env, TlsArguments::target).context("--target")?),
         mode: dts_proto::v1::Mode::from(create.mode).into(),
         allow_downgrade: create.allow_downgrade,
+        cross_slot: cross_slot(create.skip_cross_slot).into(),
         ..TaskSpec::default()
     };
     create.selecting.put(&mut spec)?;

@@ -106,8 +106,8 @@ table! {
     TargetBusy, "TARGET_BUSY", Target, true, "wait until the target has loaded its data or ended its script";
     /// The target closed or broke the link.
     TargetLost, "TARGET_LOST", Target, true, "nothing, if it comes back; else look at the target's log";
-    /// The target is a replica or a node of a cluster, or otherwise not a standalone master.
-    TargetRole, "TARGET_ROLE", Target, false, "give a standalone master as the target";
+    /// The target is a replica, or otherwise not a master that takes writes.
+    TargetRole, "TARGET_ROLE", Target, false, "give a standalone master, or nodes of a whole cluster, as the target";
     /// The target holds keys that are not this task's.
     TargetNotEmpty, "TARGET_NOT_EMPTY", Target, false, "give an empty target, or empty this one; an interrupted migration goes on with its own --state-dir";
     /// The target has no room.

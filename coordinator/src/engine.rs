@@ -553,6 +553,7 @@ impl<S: Store> Engine<S> {
                 limits: spec.limits,
                 directive: directive.into(),
                 allow_downgrade: spec.allow_downgrade,
+                cross_slot: spec.cross_slot,
                 siblings: spec.sources.clone(),
                 topology: spec.topology.clone(),
                 filter: spec.filter.clone(),

@@ -1,9 +1,16 @@
 //! A cluster as the target.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use dts_tests::cluster::Cluster;
+use dts_tests::dts::Dts;
+use dts_tests::load::fill_small;
 use dts_tests::oracle::assert_equal_nodes;
 use dts_tests::server::Server;
+use dts_tests::spread_load::SpreadLoad;
+
+use crate::{complete, keys_of_ours, state};
 
 #[test]
 fn the_cluster_of_the_tests_moves_slots_and_fails_over_without_losing_a_key() -> Result<()> {
@@ -25,4 +32,130 @@ fn the_cluster_of_the_tests_moves_slots_and_fails_over_without_losing_a_key() ->
     redis::cmd("SET").arg("key:7").arg("other").exec(&mut server.connect()?)?;
     ensure!(assert_equal_nodes(&[&server], &cluster.masters()?).is_err());
     Ok(())
+}
+
+const SOURCE: &[&str] = &["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"];
+
+/// Lets everything written so far arrive, ends the task, and compares.
+fn ends_equal(source: &Server, cluster: &Cluster, dts: Dts, state: &Path) -> Result<()> {
+    dts.wait_for_phase("INCR_SYNC")?;
+    complete(state)?;
+    let (code, events) = dts.end()?;
+    ensure!(code == Some(0), "{:?}", events.last());
+    let masters = cluster.masters()?;
+    assert_equal_nodes(&[source], &masters)?;
+    for node in masters {
+        ensure!(keys_of_ours(node)? == 0, "keys of ours are left");
+    }
+    Ok(())
+}
+
+fn moves_with_traffic(name: &str) -> Result<()> {
+    let source = Server::start(if name.starts_with("valkey") { "redis-7.0" } else { name }, SOURCE)?;
+    let cluster = Cluster::start(name, 3, 0, &[])?;
+    fill_one_database(&source)?;
+    let load = SpreadLoad::start(&source, true)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    dts.wait_for_phase("INCR_SYNC")?;
+    load.pass(300);
+    load.stop()?;
+    ends_equal(&source, &cluster, dts, &state)
+}
+
+fn fill_one_database(server: &Server) -> Result<()> {
+    fill_small(server, true)?;
+    let mut connection = server.connect()?;
+    for db in [3, 9] {
+        redis::cmd("SELECT").arg(db).exec(&mut connection)?;
+        redis::cmd("FLUSHDB").exec(&mut connection)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_gets_what_a_standalone_has_with_commands_over_slots_6_2() -> Result<()> {
+    moves_with_traffic("redis-6.2")
+}
+
+#[test]
+fn a_cluster_gets_what_a_standalone_has_with_commands_over_slots_7_0() -> Result<()> {
+    moves_with_traffic("redis-7.0")
+}
+
+#[test]
+fn a_cluster_gets_what_a_standalone_has_with_commands_over_slots_8_2() -> Result<()> {
+    moves_with_traffic("redis-8.2")
+}
+
+#[test]
+fn a_cluster_gets_what_a_standalone_has_with_commands_over_slots_valkey_9_1() -> Result<()> {
+    moves_with_traffic("valkey-9.1")
+}
+
+#[test]
+fn kills_of_the_agent_lose_nothing_and_double_nothing_on_a_cluster() -> Result<()> {
+    let source = Server::start("redis-7.0", SOURCE)?;
+    let cluster = Cluster::start("redis-7.0", 3, 0, &[])?;
+    fill_one_database(&source)?;
+    let load = SpreadLoad::start(&source, true)?;
+    let (_dir, state) = state()?;
+    for kill in 0..8 {
+        let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+        // The first kills hit the full copy, the others the stream.
+        if kill < 2 {
+            dts.wait_for("a report of the copy", |event| event["copy_number"].as_u64() > Some(0))?;
+        } else {
+            dts.wait_for_phase("INCR_SYNC")?;
+            load.pass(20 * kill);
+        }
+        dts.kill()?;
+    }
+    let copies: u32 = source.info("sync_full")?.parse()?;
+    ensure!(copies <= 4, "the stream was not gone on with: {copies} copies");
+    load.stop()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    ends_equal(&source, &cluster, dts, &state)
+}
+
+#[test]
+fn slots_that_move_during_copy_and_stream_keep_everything() -> Result<()> {
+    let source = Server::start("redis-7.0", SOURCE)?;
+    let cluster = Cluster::start("redis-7.0", 3, 0, &[])?;
+    fill_one_database(&source)?;
+    let load = SpreadLoad::start(&source, true)?;
+    let hot = cluster.slot(b"counter:hot")?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    dts.wait_for("a report of the copy", |event| event["copy_number"].as_u64() > Some(0))?;
+    cluster.move_slots((0..200).map(|slot| slot * 20), 2)?;
+    dts.wait_for_phase("INCR_SYNC")?;
+    let to = (cluster.owner(hot)? + 1) % 3;
+    // The busiest slot stays half way for a while.
+    cluster.begin_move(hot, to)?;
+    load.pass(50);
+    while cluster.move_some(hot, to)? > 0 {}
+    load.pass(50);
+    cluster.end_move(hot, to)?;
+    cluster.move_slots((0..200).map(|slot| slot * 20), 1)?;
+    load.pass(50);
+    load.stop()?;
+    ends_equal(&source, &cluster, dts, &state)
+}
+
+#[test]
+fn a_graceful_failover_of_every_master_keeps_everything() -> Result<()> {
+    let source = Server::start("redis-7.0", SOURCE)?;
+    let cluster = Cluster::start("redis-7.0", 3, 1, &[])?;
+    let load = SpreadLoad::start(&source, false)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    dts.wait_for_phase("INCR_SYNC")?;
+    for master in 0..3 {
+        load.pass(50);
+        cluster.failover(cluster.replica_of(master)?)?;
+    }
+    load.pass(50);
+    load.stop()?;
+    ends_equal(&source, &cluster, dts, &state)
 }

@@ -11,5 +11,6 @@ pub mod patterns;
 pub mod proxy;
 pub mod server;
 pub mod spread;
+pub mod spread_load;
 pub mod tls;
 pub mod usage;

@@ -190,8 +190,8 @@ impl ExpiryPass {
     }
 }
 
-/// `PTTL` between two `TIME`s that name the same millisecond is exact; a key whose turn fell on the edge is asked again.
-async fn ttls(client: &mut Client, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
+/// Absolute expiries in ms, or what `PTTL` says of a key without. `PTTL` between two `TIME`s that name the same millisecond is exact; a key whose turn fell on the edge is asked again.
+pub async fn ttls(client: &mut Client, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
     let mut expiries = vec![-1; keys.len()];
     let mut open: Vec<usize> = (0..keys.len()).collect();
     while !open.is_empty() {

@@ -13,6 +13,19 @@ pub struct Chunk {
     pub commands: u32,
     /// Ends the transaction. `None`: more chunks of it follow.
     pub commit: Option<Commit>,
+    /// Where the commands of the source end, for a target that keeps a position for every slot; else empty.
+    pub marks: Vec<Mark>,
+}
+
+/// The end of a command of the stream among the commands of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// So many commands of the chunk are of this command or those before it.
+    pub commands: u32,
+    /// Offset behind its last byte.
+    pub offset: u64,
+    /// Offset of the source's MULTI around it; 0: none is.
+    pub group: u64,
 }
 
 /// What the target will hold once the transaction is executed.

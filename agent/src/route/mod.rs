@@ -9,14 +9,16 @@ mod rewrite;
 mod script;
 mod select;
 mod snapshot;
+mod split;
 mod stream;
 mod value;
 
-pub use chunk::{Chunk, Commit, Progress};
+pub use chunk::{Chunk, Commit, Mark, Progress};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use held::Held;
 pub use script::Scripts;
 pub use snapshot::{SnapshotEncoder, SnapshotFacts, Strays};
+pub use split::{Effect, Split, split};
 pub use stream::{Clear, StreamEncoder};
 
 use dts_common::redis::version::ServerVersion;

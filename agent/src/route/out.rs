@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::resp;
 
-use super::{Chunk, Commit, Dialect};
+use super::{Chunk, Commit, Dialect, Mark};
 
 /// A chunk is handed on from this size on.
 pub(super) const CHUNK: usize = 256 << 10;
@@ -15,6 +15,7 @@ pub(super) struct Out {
     pub(super) bytes: Vec<u8>,
     pub(super) commands: u32,
     pub(super) db: u32,
+    pub(super) marks: Vec<Mark>,
 }
 
 impl Out {
@@ -60,8 +61,15 @@ impl Out {
     /// Puts another's commands behind these; they begin with their own SELECT.
     pub(super) fn append(&mut self, other: &mut Out) {
         self.bytes.append(&mut other.bytes);
+        let before = self.commands;
+        self.marks.extend(other.marks.drain(..).map(|mark| Mark { commands: before + mark.commands, ..mark }));
         self.commands += std::mem::take(&mut other.commands);
         self.db = other.db;
+    }
+
+    /// A command of the source ends here.
+    pub(super) fn mark(&mut self, offset: u64, group: u64) {
+        self.marks.push(Mark { commands: self.commands, offset, group });
     }
 
     /// Ends the transaction here.
@@ -76,6 +84,11 @@ impl Out {
     pub(super) fn cut(&mut self) -> Chunk {
         let commands = std::mem::take(&mut self.commands);
         let next = Vec::with_capacity(if self.bytes.len() > CHUNK { CHUNK } else { 0 });
-        Chunk { bytes: Bytes::from(std::mem::replace(&mut self.bytes, next)), commands, commit: None }
+        Chunk {
+            bytes: Bytes::from(std::mem::replace(&mut self.bytes, next)),
+            commands,
+            commit: None,
+            marks: std::mem::take(&mut self.marks),
+        }
     }
 }

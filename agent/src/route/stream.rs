@@ -40,6 +40,8 @@ pub struct StreamEncoder {
     ready: VecDeque<Ready>,
     rewriter: Rewriter,
     progress: Progress,
+    /// True if chunks say where every command ends.
+    marks: bool,
 }
 
 enum Ready {
@@ -60,6 +62,8 @@ pub struct Clear {
 #[derive(Default)]
 struct Group {
     out: Out,
+    /// Offset behind its MULTI.
+    begin: u64,
     /// True once a part of it was handed on.
     open: bool,
     /// The database of its commands, as long as it is one.
@@ -107,6 +111,7 @@ impl StreamEncoder {
             ready: VecDeque::new(),
             rewriter: Rewriter::new(dialect, reserved, scripts, held, holds_field_expiry),
             progress,
+            marks: false,
         }
     }
 
@@ -134,6 +139,12 @@ impl StreamEncoder {
             }
         }
     }
+
+    /// From now on chunks say where every command ends.
+    pub fn mark_commands(&mut self) {
+        self.marks = true;
+    }
+
     /// The last legal position that was taken in.
     pub fn position(&self) -> Position {
         self.position
@@ -213,7 +224,8 @@ impl StreamEncoder {
 
     /// Begins to pass on the command that is cut off, if it is large; the length of its header, or 0.
     fn begin_large(&mut self, cut_off: &[u8]) -> Result<usize> {
-        if cut_off.len() < LARGE {
+        // Where a value waits for its name is in another slot.
+        if cut_off.len() < LARGE || self.marks {
             return Ok(0);
         }
         let Some((arguments, whole)) = self.parser.partial() else { return Ok(0) };
@@ -281,10 +293,11 @@ impl StreamEncoder {
                 let db = command.argument(1).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
                 self.db = db.ok_or_else(|| Error::new(Code::SourceProtocol, "SELECT without a number"))?;
             }
-            Handling::Multi => self.group = Some(Group::default()),
+            Handling::Multi => self.group = Some(Group { begin: end, ..Group::default() }),
             Handling::Exec => self.end_group(end),
             how => {
                 self.progress.stream_commands += 1;
+                let begin = self.group.as_ref().map_or(0, |group| group.begin);
                 let out = match &mut self.group {
                     Some(group) => {
                         group.begin(self.db);
@@ -298,6 +311,11 @@ impl StreamEncoder {
                     Outcome::Filtered => self.progress.filtered_commands += 1,
                     Outcome::Skipped => self.skipped(command),
                     Outcome::Purge(databases) => self.clear(command, databases)?,
+                }
+                if self.marks
+                    && let Some(out) = self.group.as_mut().map(|group| &mut group.out).or(Some(&mut self.out))
+                {
+                    out.mark(end, begin);
                 }
             }
         }

@@ -100,6 +100,12 @@ impl KeyIndex {
 }
 
 impl Stale {
+    /// Goes on with the keys of another server, or of the same once more.
+    pub async fn go_on_at(&mut self, endpoint: &Endpoint) -> Result<()> {
+        self.scan = Scan::open(endpoint, |_| true).await?;
+        Ok(())
+    }
+
     /// The next stale keys; never an empty page.
     pub async fn next_page(&mut self) -> Result<Option<Page>> {
         while let Some(mut page) = self.scan.next_page().await? {
@@ -127,5 +133,5 @@ pub fn delete_chunk(page: &Page, commit: Commit) -> Chunk {
     for command in [&[&b"SELECT"[..], db.as_bytes()][..], &words, &[b"SELECT", b"0"]] {
         dts_common::redis::resp::command(&mut bytes, command);
     }
-    Chunk { bytes: bytes.into(), commands: 3, commit: Some(commit) }
+    Chunk { bytes: bytes.into(), commands: 3, commit: Some(commit), marks: Vec::new() }
 }

@@ -1,5 +1,8 @@
 //! What the target has confirmed.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use dts_common::position::Position;
 
 use crate::route::Commit;
@@ -12,8 +15,19 @@ pub struct Applied {
     pub commits: u64,
     /// The last of them.
     pub last: Option<Commit>,
-    /// The record that stands on the target now.
+    /// The record that stands on the target now; of a cluster, what its records say together.
     pub checkpoint: Option<Checkpoint>,
+    /// What a cluster could not be given as it was.
+    pub notes: Arc<Notes>,
+}
+
+/// What is lost on a target that is a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Transactions of the source that became one for each slot.
+    pub cut_transactions: u64,
+    /// Commands that were left out, by name.
+    pub skipped: BTreeMap<String, u64>,
 }
 
 impl Applied {

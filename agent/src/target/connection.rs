@@ -20,8 +20,9 @@ pub(super) struct Connection {
     write: WriteHalf,
 }
 
+/// What the target answers.
 #[derive(Debug)]
-struct Replies {
+pub(super) struct Replies {
     half: ReadHalf,
     buffer: BytesMut,
     name: String,
@@ -68,6 +69,16 @@ impl Connection {
         sent.and(got)
     }
 
+    /// Sending `bytes`, and the replies to read meanwhile.
+    pub(super) fn sending<'a>(
+        &'a mut self,
+        bytes: &'a [u8],
+    ) -> (impl Future<Output = Result<()>> + 'a, &'a mut Replies) {
+        let Self { read, write } = self;
+        let name = read.name.clone();
+        (async move { send(write, &name, bytes).await }, read)
+    }
+
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         send(&mut self.write, &self.read.name, bytes).await
     }
@@ -80,24 +91,11 @@ impl Connection {
     /// The error that an element of EXEC's reply is, if it is one. What an element holds in turn is passed over: a script
     /// may return errors among its values.
     pub(super) async fn element(&mut self) -> Result<Option<String>> {
-        let mut left = match self.read.next().await? {
-            Reply::Error(text) => return Ok(Some(text)),
-            Reply::Array(Some(elements)) => elements,
-            _ => 0,
-        };
-        while left > 0 {
-            left -= 1;
-            if let Reply::Array(Some(elements)) = self.read.next().await? {
-                left = left.saturating_add(elements);
-            }
-        }
-        Ok(None)
+        self.read.element().await
     }
 
     pub(super) fn refused(&self, reply: &str) -> Error {
-        // An unknown command is answered with its arguments, which are the user's data.
-        let shown = reply.split(", with args").next().unwrap_or_default();
-        Error::new(Side::Target.refusal(reply), format!("{}: {shown}", self.read.name))
+        self.read.refused(reply)
     }
 }
 
@@ -113,7 +111,29 @@ async fn send(write: &mut WriteHalf, name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 impl Replies {
-    async fn next(&mut self) -> Result<Reply> {
+    /// See [`Connection::element`].
+    pub(super) async fn element(&mut self) -> Result<Option<String>> {
+        let mut left = match self.next().await? {
+            Reply::Error(text) => return Ok(Some(text)),
+            Reply::Array(Some(elements)) => elements,
+            _ => 0,
+        };
+        while left > 0 {
+            left -= 1;
+            if let Reply::Array(Some(elements)) = self.next().await? {
+                left = left.saturating_add(elements);
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn refused(&self, reply: &str) -> Error {
+        // An unknown command is answered with its arguments, which are the user's data.
+        let shown = reply.split(", with args").next().unwrap_or_default();
+        Error::new(Side::Target.refusal(reply), format!("{}: {shown}", self.name))
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {
             let parsed = reply::parse(&self.buffer).map_err(|error| lost(&self.name, &error.to_string()))?;
             if let Some((reply, length)) = parsed {

@@ -3,14 +3,17 @@
 mod applied;
 mod checkpoint;
 mod claim;
+pub mod cluster;
 mod connection;
+mod destination;
 mod reply;
 pub mod territory;
 mod writer;
 
-pub use applied::Applied;
+pub use applied::{Applied, Notes};
 pub use checkpoint::{Checkpoint, Phase, RESERVED_PREFIX, reserved_key};
 pub use claim::{claim, release};
+pub use destination::{Destination, Keys, Parts, remember, seeds};
 pub use writer::Writer;
 
 use crate::route::Chunk;

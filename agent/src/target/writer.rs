@@ -67,7 +67,7 @@ impl Writer {
                 Instruction::BeginCopy { copy } => {
                     self.copy = copy;
                     self.applied.last = None;
-                    let chunk = Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: None };
+                    let chunk = Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: None, marks: Vec::new() };
                     self.write(&chunk, None).await?;
                 }
                 Instruction::Chunk(chunk) => match &chunk.commit {
@@ -299,7 +299,7 @@ fn is_or_was_claimed(found: &Checkpoint, record: &Checkpoint) -> bool {
 
 /// True for the error that a script ends with by itself: a source up to 4.0 sends a script that wrote something also when it
 /// failed then, as it does here.
-fn is_the_scripts_own(text: &str, name: impl FnOnce() -> String) -> bool {
+pub(super) fn is_the_scripts_own(text: &str, name: impl FnOnce() -> String) -> bool {
     const THE_TARGETS: [&str; 7] =
         ["NOSCRIPT", "OOM", "READONLY", "NOPERM", "MISCONF", "NOREPLICAS", "nknown Redis command"];
     !THE_TARGETS.iter().any(|word| text.contains(word)) && matches!(name().as_str(), "EVAL" | "EVALSHA")
@@ -314,12 +314,12 @@ fn taken() -> Error {
     Error::new(Code::SourceResharded, "another shard of the task has taken slots of this one over")
 }
 
-fn rewound(why: &str) -> Error {
+pub(super) fn rewound(why: &str) -> Error {
     Error::new(Code::TargetRewound, why)
 }
 
 /// Name and first argument of the n-th command that begins in these bytes.
-fn named(bytes: &[u8], index: Option<u64>) -> (String, Vec<u8>) {
+pub(super) fn named(bytes: &[u8], index: Option<u64>) -> (String, Vec<u8>) {
     let unknown = || ("a command".to_owned(), Vec::new());
     let Some(index) = index else { return unknown() };
     let mut parser = resp::CommandParser::default();

@@ -7,4 +7,5 @@ pub mod lzf;
 pub mod rdb;
 pub mod resp;
 pub mod slot;
+pub mod slot_tag;
 pub mod version;

@@ -1,0 +1,35 @@
+//! A Redis Cluster as the target. See `docs/cluster-targets.md` and `docs/decisions/0004-cluster-targets.md`.
+
+mod claim;
+mod effect;
+mod ledger;
+mod lines;
+mod link;
+mod record;
+mod slot;
+mod topology;
+mod writer;
+
+use dts_common::ids::{Epoch, ShardId};
+
+pub use claim::{claim, is_ours, release};
+pub use topology::Topology;
+pub use writer::Writer;
+
+use crate::endpoint::Endpoint;
+use crate::limits::Throttle;
+
+/// What a shard writes to a cluster with.
+#[derive(Debug)]
+pub struct Job {
+    /// Whose.
+    pub shard: ShardId,
+    /// Our authority over it.
+    pub epoch: Epoch,
+    /// Nodes to ask for the others.
+    pub seed: Vec<Endpoint>,
+    /// Keeps the rate.
+    pub pace: Throttle,
+    /// What cannot be done exactly is left out and counted, instead of stopping the shard.
+    pub skip: bool,
+}

@@ -1,0 +1,132 @@
+//! Where a shard's keys go: one server, or the masters of a cluster. Everything outside of the writers asks here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::slot::slot;
+use tokio::time::sleep;
+
+use super::cluster::Topology;
+use crate::endpoint::Endpoint;
+
+/// Slots that are on their way are waited for this long at most.
+const REST_WITHIN: u32 = 600;
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The nodes of a target cluster that were seen last, beside the spool.
+const NODES_FILE: &str = "target-nodes";
+
+/// The target.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// One server.
+    Standalone(Endpoint),
+    /// A cluster: nodes to ask for the others.
+    Cluster(Vec<Endpoint>),
+}
+
+/// The servers that together hold the target's keys, at one moment.
+#[derive(Debug)]
+pub struct Parts {
+    /// Each of them.
+    pub servers: Vec<Endpoint>,
+    topology: Option<Topology>,
+}
+
+/// Keys by database, as a shard names them.
+pub type Keys = Vec<(u32, Box<[u8]>)>;
+
+impl Destination {
+    /// What keeps a writer that was replaced from writing; the levels stand at `ShardStatus.fence`.
+    pub fn fence(&self) -> &'static str {
+        match self {
+            Self::Standalone(_) => "F3",
+            Self::Cluster(_) => "F1",
+        }
+    }
+
+    /// The servers to walk over; of a cluster, once no slot is on its way.
+    pub async fn parts(&self) -> Result<Parts> {
+        let seeds = match self {
+            Self::Standalone(endpoint) => return Ok(Parts { servers: vec![endpoint.clone()], topology: None }),
+            Self::Cluster(seeds) => seeds,
+        };
+        for _ in 0..REST_WITHIN {
+            if let Some(topology) = Topology::at_rest(seeds).await.ok().flatten() {
+                return Ok(Parts { servers: topology.masters.clone(), topology: Some(topology) });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Err(Error::new(Code::TargetBusy, "slots of the target cluster do not come to rest"))
+    }
+
+    /// The servers as they are now.
+    pub async fn servers(&self) -> Result<Vec<Endpoint>> {
+        match self {
+            Self::Standalone(endpoint) => Ok(vec![endpoint.clone()]),
+            Self::Cluster(seeds) => Ok(Topology::find(seeds).await?.masters),
+        }
+    }
+
+    /// True if a walk that began with these servers has seen every key: none has changed its place since.
+    pub async fn is_still(&self, parts: &Parts) -> Result<bool> {
+        let (Self::Cluster(seeds), Some(topology)) = (self, &parts.topology) else { return Ok(true) };
+        Ok(Topology::at_rest(seeds).await?.is_some_and(|now| now.agrees(topology)))
+    }
+
+    /// The server that holds a key.
+    pub async fn holder(&self, key: &[u8]) -> Result<Endpoint> {
+        match self {
+            Self::Standalone(endpoint) => Ok(endpoint.clone()),
+            Self::Cluster(seeds) => {
+                let nobody = || Error::new(Code::TargetBusy, "a slot of the target cluster has no owner");
+                Topology::find(seeds).await?.owner(slot(key)).cloned().ok_or_else(nobody)
+            }
+        }
+    }
+
+    /// True for an error of a walk that a later walk does not meet: a slot has another owner.
+    pub fn has_moved(&self, error: &Error) -> bool {
+        let passing = [Code::TargetRole, Code::TargetBusy, Code::TargetLost, Code::TargetUnreachable];
+        matches!(self, Self::Cluster(_)) && passing.contains(&error.code)
+    }
+}
+
+impl Parts {
+    /// The keys of each server.
+    pub fn divide(&self, keys: Keys) -> Vec<(Endpoint, Keys)> {
+        let mut divided: Vec<(Endpoint, Keys)> =
+            self.servers.iter().map(|server| (server.clone(), Vec::new())).collect();
+        for key in keys {
+            let place = match &self.topology {
+                None => Some(0),
+                Some(topology) => topology.place(slot(&key.1)),
+            };
+            if let Some((_, keys)) = place.and_then(|place| divided.get_mut(place)) {
+                keys.push(key);
+            }
+        }
+        divided
+    }
+}
+
+/// The nodes to ask for a cluster: the one that was given, and those that were seen before, for that one may be gone.
+pub fn seeds(target: &Endpoint, scratch: &Path) -> Vec<Endpoint> {
+    let seen = std::fs::read_to_string(scratch.join(NODES_FILE)).unwrap_or_default();
+    let seen = seen.lines().filter_map(|line| {
+        let (host, port) = line.rsplit_once(' ')?;
+        Some(Endpoint { host: host.to_owned(), port: port.parse().ok()?, ..target.clone() })
+    });
+    let mut all: Vec<Endpoint> = std::iter::once(target.clone()).chain(seen).collect();
+    all.dedup_by(|left, right| left.to_string() == right.to_string());
+    all
+}
+
+/// Keeps the nodes of a cluster for later.
+pub fn remember(topology: &Topology, scratch: &Path) {
+    let lines: String = topology.nodes.iter().map(|node| format!("{} {}\n", node.host, node.port)).collect();
+    let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(scratch.join(NODES_FILE), lines));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the nodes of the target cluster are not kept");
+    }
+}
