@@ -1,6 +1,7 @@
 //! A cluster as the target.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use dts_tests::cluster::Cluster;
@@ -10,7 +11,7 @@ use dts_tests::oracle::assert_equal_nodes;
 use dts_tests::server::Server;
 use dts_tests::spread_load::SpreadLoad;
 
-use crate::{complete, keys_of_ours, state};
+use crate::{complete, keys_of_ours, state, until};
 
 #[test]
 fn the_cluster_of_the_tests_moves_slots_and_fails_over_without_losing_a_key() -> Result<()> {
@@ -158,4 +159,100 @@ fn a_graceful_failover_of_every_master_keeps_everything() -> Result<()> {
     load.pass(50);
     load.stop()?;
     ends_equal(&source, &cluster, dts, &state)
+}
+
+#[test]
+fn a_master_that_dies_with_writes_that_its_replica_does_not_have_loses_nothing_for_us() -> Result<()> {
+    let source = Server::start("redis-7.0", SOURCE)?;
+    let mut cluster = Cluster::start("redis-7.0", 3, 1, &[])?;
+    let load = SpreadLoad::start(&source, false)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    dts.wait_for("a stream that has caught up", |event| event["ready_to_complete"] == true)?;
+    let hot = cluster.owner(cluster.slot(b"counter:hot")?)?;
+    let replica = cluster.replica_of(hot)?;
+    // The replica hears nothing for a while: what the master confirms meanwhile is lost with it.
+    let pause = cluster.nodes[replica].pid().to_string();
+    ensure!(Command::new("kill").args(["-STOP", &pause]).status()?.success());
+    load.pass(150);
+    cluster.nodes[hot].kill()?;
+    ensure!(Command::new("kill").args(["-CONT", &pause]).status()?.success());
+    until("the replica is a master", || Ok(cluster.nodes[replica].info("role")? == "master"))?;
+    load.pass(50);
+    load.stop()?;
+    cluster.nodes[hot].restart()?;
+    cluster.until_ok()?;
+    ends_equal(&source, &cluster, dts, &state)
+}
+
+#[test]
+fn a_frozen_agent_writes_nothing_after_another_has_taken_over() -> Result<()> {
+    let source = Server::start("redis-7.0", SOURCE)?;
+    let cluster = Cluster::start("redis-7.0", 3, 0, &[])?;
+    let load = SpreadLoad::start(&source, true)?;
+    let (_dir, state) = state()?;
+    let frozen = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    frozen.wait_for_phase("INCR_SYNC")?;
+    load.pass(50);
+    let pid = frozen.pid().to_string();
+    ensure!(Command::new("kill").args(["-STOP", &pid]).status()?.success());
+    // The successor has the same task, from a copy of its state, and does not know that the other lives.
+    let (_other_dir, other) = state_copy(&state)?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &other, &[])?;
+    dts.wait_for_phase("INCR_SYNC")?;
+    load.pass(50);
+    ensure!(Command::new("kill").args(["-CONT", &pid]).status()?.success());
+    frozen.wait_for("its end", |event| event["phase"] == "FAILED" || event["phase"] == "INTERRUPTED")?;
+    load.pass(50);
+    frozen.kill()?;
+    load.stop()?;
+    ends_equal(&source, &cluster, dts, &other)
+}
+
+fn state_copy(state: &Path) -> Result<(tempfile::TempDir, std::path::PathBuf)> {
+    let dir = tempfile::tempdir()?;
+    let copy = dir.path().join("state");
+    ensure!(Command::new("cp").arg("-r").arg(state).arg(&copy).status()?.success());
+    Ok((dir, copy))
+}
+
+#[test]
+fn what_a_cluster_cannot_do_stops_the_shard_by_name_or_is_left_out_and_counted() -> Result<()> {
+    for skip in [false, true] {
+        let source = Server::start("redis-7.0", SOURCE)?;
+        let cluster = Cluster::start("redis-7.0", 3, 0, &[])?;
+        let (_dir, state) = state()?;
+        let more: &[&str] = if skip { &["--skip-cross-slot"] } else { &[] };
+        let dts = Dts::migrate(&source.url(), &cluster.url(), &state, more)?;
+        dts.wait_for_phase("INCR_SYNC")?;
+        let mut connection = source.connect()?;
+        redis::cmd("SET").arg("before").arg(1).exec(&mut connection)?;
+        redis::cmd("SORT").arg("nothing").arg("BY").arg("weight_*").arg("STORE").arg("before").exec(&mut connection)?;
+        redis::cmd("RPUSH").arg("unsorted").arg(1).arg(2).exec(&mut connection)?;
+        redis::cmd("SORT").arg("unsorted").arg("BY").arg("weight_*").arg("STORE").arg("x").exec(&mut connection)?;
+        redis::cmd("FLUSHALL").exec(&mut connection)?;
+        redis::cmd("SET").arg("after").arg(1).exec(&mut connection)?;
+        if skip {
+            ends_equal(&source, &cluster, dts, &state)?;
+        } else {
+            let failed = dts.wait_for("its failure", |event| event["event"] == "failed")?;
+            ensure!(failed.to_string().contains("SORT"), "{failed}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_source_with_other_databases_is_refused_before_anything_is_written() -> Result<()> {
+    let source = Server::start("redis-7.0", SOURCE)?;
+    let cluster = Cluster::start("redis-7.0", 3, 0, &[])?;
+    let mut connection = source.connect()?;
+    redis::cmd("SELECT").arg(4).exec(&mut connection)?;
+    redis::cmd("SET").arg("k").arg(1).exec(&mut connection)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    let failed = dts.wait_for("its failure", |event| event["event"] == "failed")?;
+    ensure!(failed.to_string().contains("db4"), "{failed}");
+    ensure!(cluster.key_count()? == 0);
+    Ok(())
 }
