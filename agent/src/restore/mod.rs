@@ -11,7 +11,7 @@ use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
-use crate::route::Dialect;
+use crate::route::{Dialect, HeldKeys};
 use crate::sweep::{self, Scan};
 use crate::topology::Owner;
 
@@ -46,7 +46,7 @@ pub struct ExpiryPass {
 #[derive(Debug)]
 enum Keys {
     All(Scan),
-    Named(std::vec::IntoIter<(u32, Box<[u8]>)>),
+    Named(HeldKeys),
 }
 
 const PAGE: usize = 1000;
@@ -70,9 +70,9 @@ impl ExpiryPass {
         dialect: &Dialect,
         selection: Arc<Selection>,
         fields: bool,
-        keys: Vec<(u32, Box<[u8]>)>,
+        keys: HeldKeys,
     ) -> Result<Self> {
-        Self::new(target, dialect, selection, fields, Keys::Named(keys.into_iter())).await
+        Self::new(target, dialect, selection, fields, Keys::Named(keys)).await
     }
 
     async fn new(
@@ -123,7 +123,7 @@ impl ExpiryPass {
     pub async fn next_page(&mut self) -> Result<Option<Page>> {
         let page = match &mut self.keys {
             Keys::All(scan) => scan.next_page().await?,
-            Keys::Named(keys) => named_page(keys),
+            Keys::Named(keys) => keys.next_page(PAGE).map(|(db, keys)| sweep::Page { db, keys }),
         };
         let Some(mut page) = page else { return Ok(None) };
         // What else there may be is not ours to touch.
@@ -229,13 +229,6 @@ fn millis(reply: &BytesFrame) -> Result<i64> {
 }
 
 /// The next keys of one database.
-fn named_page(keys: &mut std::vec::IntoIter<(u32, Box<[u8]>)>) -> Option<sweep::Page> {
-    let (db, _) = keys.as_slice().first()?;
-    let db = *db;
-    let count = keys.as_slice().iter().take(PAGE).take_while(|(of, _)| *of == db).count();
-    Some(sweep::Page { db, keys: keys.take(count).map(|(_, key)| key.into_vec()).collect() })
-}
-
 async fn hash_fields(client: &mut Client, key: &[u8], out: &mut Out) -> Result<()> {
     let kind = client.call(&[b"TYPE", key]).await?;
     if kind.as_bytes() != Some(b"hash") {

@@ -15,7 +15,7 @@ mod value;
 
 pub use chunk::{Chunk, Commit, Mark, Progress};
 pub use fingerprint::{Fingerprint, Fingerprinter};
-pub use held::Held;
+pub use held::{Held, HeldKeys};
 pub use script::Scripts;
 pub use snapshot::{SnapshotEncoder, SnapshotFacts, Strays};
 pub use split::{Effect, Split, split};
