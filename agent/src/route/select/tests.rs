@@ -203,7 +203,7 @@ fn a_type_that_is_not_covered_takes_the_place_of_one_that_is() {
 fn a_renamed_key_of_a_covered_type_may_carry_its_held_expiry() {
     let mut encoder = Run::of(by_type(&["hash"])).encoder();
     encoder.feed(0, 0, &stream(&["RENAME a b"])).unwrap();
-    assert_eq!(encoder.take_held().into_keys().unwrap(), [(0, b"b".to_vec().into_boxed_slice())]);
+    assert_eq!(encoder.take_held().into_keys().unwrap().next_page(9), Some((0, vec![b"b".to_vec()])));
 }
 
 #[test]
@@ -223,8 +223,8 @@ fn databases_are_mapped_wherever_a_command_names_them() {
     let mut encoder = run.encoder();
     encoder.feed(0, 0, &stream(&["SELECT 2", "PEXPIREAT k 5", "SELECT 0", "MOVE k 2"])).unwrap();
     assert_eq!(
-        encoder.take_held().into_keys().unwrap(),
-        [(0, b"k".to_vec().into_boxed_slice())],
+        encoder.take_held().into_keys().unwrap().next_page(9),
+        Some((0, vec![b"k".to_vec()])),
         "by the target's number"
     );
     assert_eq!(encoder.position().db, 0, "the position has the source's number");
