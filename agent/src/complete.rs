@@ -12,8 +12,8 @@ use crate::client::Client;
 use crate::endpoint::Side;
 use crate::observe::source_offset;
 use crate::restore::ExpiryPass;
-use crate::route::{Chunk, Commit};
-use crate::target::{Keys, Parts};
+use crate::route::{Chunk, Commit, HeldKeys};
+use crate::target::Parts;
 use crate::topology;
 
 /// How much of the stream is applied between two pages of the expiry pass, so that it does not fall behind.
@@ -129,7 +129,7 @@ impl Driver {
                 return Ok(());
             }
             let mut keys = self.streaming()?.take_held().into_keys();
-            if keys.as_ref().is_some_and(Vec::is_empty) {
+            if keys.as_ref().is_some_and(HeldKeys::is_empty) {
                 return Ok(());
             }
             let destination = self.context.destination.clone();
@@ -147,15 +147,17 @@ impl Driver {
     }
 
     /// One walk over the named keys, or all.
-    async fn restore_expiries_on(&mut self, parts: &Parts, keys: Option<Keys>) -> Result<()> {
+    async fn restore_expiries_on(&mut self, parts: &Parts, keys: Option<HeldKeys>) -> Result<()> {
         let (dialect, selection) = (self.context.dialect, self.context.selection.clone());
         let fields = self.streaming()?.holds_field_expiry();
-        let named = keys.map(|keys| parts.divide(keys));
-        for (index, server) in parts.servers.iter().enumerate() {
-            let mut pass = match named.as_ref().and_then(|named| named.get(index)) {
+        let mut named = keys.map(|keys| parts.divide(keys).into_iter());
+        for server in &parts.servers {
+            let keys = named.as_mut().map(Iterator::next);
+            let mut pass = match keys {
                 None => ExpiryPass::over_everything(server, &dialect, selection.clone(), fields).await?,
-                Some((_, keys)) if keys.is_empty() => continue,
-                Some((_, keys)) => ExpiryPass::over(server, &dialect, selection.clone(), fields, keys.clone()).await?,
+                Some(None) => continue,
+                Some(Some(keys)) if keys.is_empty() => continue,
+                Some(Some(keys)) => ExpiryPass::over(server, &dialect, selection.clone(), fields, keys).await?,
             };
             pass.only_of(&self.context.owner, &self.context.source).await?;
             // From 7.0 on a source sends absolute expiries.

@@ -168,6 +168,18 @@ impl HeldKeys {
         self.next.is_none()
     }
 
+    /// In so many parts, by the place of each key; what has none is left out.
+    #[must_use]
+    pub fn divide(self, parts: usize, place: impl Fn(&[u8]) -> Option<usize>) -> Vec<Self> {
+        let mut divided = vec![Packed::default(); parts];
+        for (db, key) in self.next.into_iter().chain(self.names) {
+            if let Some(part) = place(&key).and_then(|place| divided.get_mut(place)) {
+                part.push(db, &key);
+            }
+        }
+        divided.into_iter().map(Self::new).collect()
+    }
+
     /// The next keys, all of one database, no more than `most`.
     pub fn next_page(&mut self, most: usize) -> Option<(u32, Vec<Vec<u8>>)> {
         let (db, first) = self.next.take()?;
@@ -206,6 +218,16 @@ mod tests {
             }
             let expected: BTreeSet<(u32, Vec<u8>)> =
                 keys.into_iter().map(|(db, key)| (db, key.into_bytes())).collect();
+            let by_length = held.clone().into_keys().unwrap().divide(3, |key| (key.len() < 6).then_some(key.len() % 3));
+            let mut divided = BTreeSet::new();
+            for (place, mut part) in by_length.into_iter().enumerate() {
+                while let Some((db, page)) = part.next_page(5) {
+                    prop_assert!(page.iter().all(|key| key.len() % 3 == place));
+                    divided.extend(page.into_iter().map(|key| (db, key)));
+                }
+            }
+            let placed: BTreeSet<_> = expected.iter().filter(|(_, key)| key.len() < 6).cloned().collect();
+            prop_assert_eq!(divided, placed);
             let mut pages = held.into_keys().unwrap();
             let mut paged = Vec::new();
             while let Some((db, page)) = pages.next_page(3) {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::cluster::Topology;
 use crate::endpoint::Endpoint;
+use crate::route::HeldKeys;
 
 /// Slots that are on their way are waited for this long at most.
 const REST_WITHIN: u32 = 600;
@@ -32,9 +33,6 @@ pub struct Parts {
     pub servers: Vec<Endpoint>,
     topology: Option<Topology>,
 }
-
-/// Keys by database, as a shard names them.
-pub type Keys = Vec<(u32, Box<[u8]>)>;
 
 impl Destination {
     /// What keeps a writer that was replaced from writing; the levels stand at `ShardStatus.fence`.
@@ -94,19 +92,11 @@ impl Destination {
 
 impl Parts {
     /// The keys of each server.
-    pub fn divide(&self, keys: Keys) -> Vec<(Endpoint, Keys)> {
-        let mut divided: Vec<(Endpoint, Keys)> =
-            self.servers.iter().map(|server| (server.clone(), Vec::new())).collect();
-        for key in keys {
-            let place = match &self.topology {
-                None => Some(0),
-                Some(topology) => topology.place(slot(&key.1)),
-            };
-            if let Some((_, keys)) = place.and_then(|place| divided.get_mut(place)) {
-                keys.push(key);
-            }
+    pub fn divide(&self, keys: HeldKeys) -> Vec<HeldKeys> {
+        match &self.topology {
+            None => vec![keys],
+            Some(topology) => keys.divide(self.servers.len(), |key| topology.place(slot(key))),
         }
-        divided
     }
 }
 
