@@ -1,10 +1,10 @@
 .PHONY: setup build test fuzz check demo bench
-export PATH := $(PATH):/usr/bin
+export PATH := $(PATH):/usr/bin:/usr/sbin
 export RUSTDOCFLAGS := -D warnings
 
-# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) and protoc, the other servers and etcd into .fleet/.
+# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) twemproxy and protoc, the other servers and etcd into .fleet/.
 setup:
-	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make protoc:protobuf-compiler; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make nutcracker:nutcracker protoc:protobuf-compiler; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
 	@bash tests/fleet.sh .fleet
 

@@ -28,6 +28,8 @@ use crate::topology::{self, Owner, Proof, Topology};
 
 /// How long a batch waits for the target to have room before more is gathered.
 const GATHER: Duration = Duration::from_millis(5);
+/// Of the name of a key.
+const LONGEST_SHOWN: usize = 64;
 
 /// What stays the same for one attempt.
 #[derive(Clone, Debug)]
@@ -245,7 +247,13 @@ impl Driver {
             let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
             let others = self.context.topology.others(self.context.shard.index);
             let source_db = self.context.selection.source_db(page.db).unwrap_or(page.db);
-            return topology::delete_unclaimed(&self.context.target, (&key, &record), others, (page, source_db)).await;
+            let (target, pages) = (&self.context.target, (page, source_db));
+            let deleted = topology::delete_unclaimed(target, (&key, &record), others, pages).await;
+            return deleted.map_err(|error| match error.code {
+                // Another source, not ours: waiting for it is not our source's outage.
+                Code::SourceLost | Code::SourceUnreachable => Error::new(Code::SourceBusy, error.message),
+                _ => error,
+            });
         }
         self.outlet.send(sweep::delete_chunk(page, commit)).await?;
         Ok(u64::try_from(page.keys.len()).unwrap_or(u64::MAX))
@@ -294,7 +302,7 @@ impl Driver {
             self.outlet.send(chunk).await?;
         }
         self.outlet.settled().await?;
-        self.tell_strays(&facts.strays);
+        self.judge_strays(&facts.strays)?;
         let progress = copying.encoder.progress();
         if let Some((mut index, fingerprinter)) = copying.index {
             index.add(&copying.encoder.take_fingerprints())?;
@@ -347,16 +355,22 @@ impl Driver {
 }
 
 impl Driver {
-    fn tell_strays(&self, strays: &Strays) {
+    /// Keys that another shard owns were not written; whether that is all right is for the user to say.
+    fn judge_strays(&self, strays: &Strays) -> Result<()> {
         self.context.board.update(|status| status.stray_keys = strays.count);
-        if let Some((db, key)) = strays.first.first() {
-            let shown = String::from_utf8_lossy(&key[..key.len().min(64)]).escape_debug().to_string();
-            let warning = format!(
-                "{} keys on {} belong to other shards, for example \"{shown}\" in db {db}: they were not copied",
-                strays.count, self.context.source
-            );
-            self.context.board.update(|status| status.warnings.push(warning));
+        let Some((_, first)) = strays.first.first() else { return Ok(()) };
+        let message =
+            format!("{} keys on {} belong to other sources: they were not copied", strays.count, self.context.source);
+        if self.context.topology.stop_at_strays {
+            return Err(Error::new(Code::SourceStrays, message).about_key(first));
         }
+        let shown = |(db, key): &(u32, Vec<u8>)| {
+            format!("{:?} in db {db}", String::from_utf8_lossy(&key[..key.len().min(LONGEST_SHOWN)]))
+        };
+        let listed: Vec<String> = strays.first.iter().map(shown).collect();
+        let warning = format!("{message}; the first are {}", listed.join(", "));
+        self.context.board.update(|status| status.warnings.push(warning));
+        Ok(())
     }
 }
 

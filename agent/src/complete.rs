@@ -14,7 +14,7 @@ use crate::observe::source_offset;
 use crate::restore::ExpiryPass;
 use crate::route::{Chunk, Commit, HeldKeys};
 use crate::target::Parts;
-use crate::topology;
+use crate::topology::{self, Owner};
 
 /// How much of the stream is applied between two pages of the expiry pass, so that it does not fall behind.
 const STEPS_BETWEEN_PAGES: usize = 256;
@@ -70,6 +70,10 @@ impl Driver {
         let completion_offset = self.reach(barrier).await?;
         if let Some(proof) = self.context.proof.as_ref().filter(|_| !self.released()) {
             topology::unchanged(proof, &self.context.topology.siblings).await?;
+        }
+        if self.context.owner == Owner::Unnamed && !self.released() {
+            let later = self.context.topology.later(self.context.shard.index);
+            topology::no_duplicates(&self.context.source, later).await?;
         }
         if !self.released() {
             self.context.board.update(|status| {

@@ -13,6 +13,7 @@ pub mod complete;
 pub mod control;
 pub mod coordinator;
 pub mod dial;
+pub mod discover;
 pub mod endpoint;
 pub mod limits;
 pub mod observe;

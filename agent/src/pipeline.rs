@@ -30,7 +30,7 @@ use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, SpoolConfig};
 use crate::status::Board;
 use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, cluster, reserved_key, territory};
-use crate::topology::{self, Owner, Topology};
+use crate::topology::{self, Kind, Owner, Topology};
 use crate::verify::Facts;
 
 /// Batches on their way to the writer; each is at most about a MiB.
@@ -185,9 +185,15 @@ impl From<Error> for Failure {
 
 /// Never ends where nothing can move.
 async fn topology_changes(job: &Job, facts: &Facts) -> Error {
-    match &facts.proof {
-        Some(proof) => topology::watch(proof.clone(), job.topology.siblings.clone()).await,
-        None => std::future::pending().await,
+    if let Some(proof) = &facts.proof {
+        return topology::watch(proof.clone(), job.topology.siblings.clone()).await;
+    }
+    match &job.topology.kind {
+        Kind::Sentinel(sentinels, names) => {
+            let name = usize::try_from(job.shard.index).ok().and_then(|index| names.get(index)).cloned();
+            topology::sentinel::watch(job.source.clone(), sentinels.clone(), name.unwrap_or_default()).await
+        }
+        _ => std::future::pending().await,
     }
 }
 

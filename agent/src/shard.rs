@@ -14,7 +14,7 @@ use crate::retry::Retry;
 use crate::source;
 use crate::status::Board;
 use crate::target::{self, Destination, territory};
-use crate::topology::Owner;
+use crate::topology::{self, Owner, Topology};
 use crate::verify::{Facts, destination, verify};
 
 /// Runs the shard until it is released, fails, or is cancelled. What became of it stands on the board.
@@ -44,7 +44,7 @@ async fn live(
     if *directive.borrow() != Directive::Release {
         board.phase(ShardPhase::Verifying);
         let facts = loop {
-            match verify(job).await {
+            match checked(job).await {
                 Ok(facts) => break facts,
                 // Nothing runs yet and the operator waits: wrong certificates are wrong at once. Under a task that runs
                 // they are being replaced, perhaps one after the other.
@@ -76,6 +76,16 @@ async fn release(job: &Job) -> Result<()> {
         Destination::Standalone(target) => target::release(&target, &job.shard, job.epoch).await,
         Destination::Cluster(seeds) => target::cluster::release(&seeds, &job.shard, job.epoch).await,
     }
+}
+
+/// Everything that is checked before the first attempt.
+async fn checked(job: &Job) -> Result<Facts> {
+    let facts = verify(job).await?;
+    if facts.owner == Owner::Unnamed && facts.untouched {
+        let siblings = Topology { siblings: facts.siblings.clone(), ..job.topology.clone() };
+        topology::no_duplicates(&facts.read_from, siblings.later(job.shard.index)).await?;
+    }
+    Ok(facts)
 }
 
 /// Attempt after attempt, until the directive is to release.
@@ -112,7 +122,8 @@ async fn attempts(
             afresh = false;
         }
         // A source that failed over is read where its data is now.
-        let job = &Job { source: facts.read_from.clone(), ..job.clone() };
+        let topology = Topology { siblings: facts.siblings.clone(), ..job.topology.clone() };
+        let job = &Job { source: facts.read_from.clone(), topology, ..job.clone() };
         let (source_trouble, seen_at_source) = watch::channel(None);
         let (target_trouble, seen_at_target) = watch::channel(None);
         let troubles = [source_trouble, target_trouble];
@@ -156,6 +167,7 @@ fn mended_by_a_new_attempt(code: Code) -> bool {
             | Code::TargetBusy
             | Code::SnapshotCorrupt
             | Code::SourceProtocol
+            | Code::SourceBusy
             | Code::SourceResharded
             | Code::SourceFailedOver
     )

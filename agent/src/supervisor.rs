@@ -92,8 +92,9 @@ impl Supervisor {
 
     fn topology(&self, assignment: &Assignment) -> Result<Topology> {
         let siblings = assignment.siblings.iter().map(|source| self.secrets.resolve(source)).collect::<Result<_>>()?;
-        let kind = assignment.topology.as_ref().map(|topology| topology.kind()).unwrap_or_default();
-        Ok(Topology { kind, siblings })
+        let spec = assignment.topology.clone().unwrap_or_default();
+        let sentinels = spec.sentinels.iter().map(|sentinel| self.secrets.resolve(sentinel)).collect::<Result<_>>()?;
+        Topology::new(&spec, siblings, sentinels)
     }
 
     /// What every shard shows.

@@ -6,14 +6,13 @@ use dts_common::redis::command::is_rewritten;
 use dts_common::redis::slot::SLOTS;
 use dts_common::redis::version::ServerVersion;
 use dts_common::selection::Selection;
-use dts_proto::v1::SourceKind;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::{Client, Info};
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
 use crate::target::{Destination, cluster, remember, reserved_key, seeds, territory};
-use crate::topology::{self, Owner, Proof};
+use crate::topology::{self, Kind, Owner, Proof, Topology};
 
 /// What the pipeline needs to know of the two servers.
 #[derive(Clone, Debug)]
@@ -32,6 +31,10 @@ pub struct Facts {
     pub read_from: Endpoint,
     /// Which keys of the target are this shard's.
     pub owner: Owner,
+    /// Where the task's sources are now.
+    pub siblings: Vec<Endpoint>,
+    /// Nothing of this shard is on the target yet.
+    pub untouched: bool,
     /// What was proved of a node of a cluster.
     pub proof: Option<Proof>,
 }
@@ -55,19 +58,22 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         warnings: [("source", source), ("target", target)].into_iter().filter_map(unverified).collect(),
         read_from,
         owner,
+        siblings: now(topology).await?,
+        untouched: true,
         proof,
     };
     are_two(&mut from, source, &mut to, target).await?;
-    match &facts.destination {
+    facts.untouched = match &facts.destination {
         Destination::Standalone(_) => {
             is_master(&mut to).await?;
-            is_ours_to_fill(&mut to, shard, topology.shards()).await?;
+            is_ours_to_fill(&mut to, shard, topology.shards()).await?
         }
         Destination::Cluster(seeds) => {
             has_one_database(&mut from).await?;
             is_whole_and_ours(job, seeds).await?;
+            true
         }
-    }
+    };
     if let Some(db) = job.selection.highest_db().filter(|db| *db >= facts.target_databases) {
         let message = format!("the map of databases leads to {db}, the target has {}", facts.target_databases);
         return Err(Error::new(Code::TargetUnsupported, message));
@@ -86,22 +92,48 @@ pub async fn verify(job: &Job) -> Result<Facts> {
     Ok(facts)
 }
 
+/// Where the sources are, as far as they move by a name; nodes of a cluster are found by what they own.
+async fn now(topology: &Topology) -> Result<Vec<Endpoint>> {
+    let Kind::Sentinel(sentinels, names) = &topology.kind else { return Ok(topology.siblings.clone()) };
+    let mut siblings = Vec::new();
+    for (listed, name) in topology.siblings.iter().zip(names) {
+        siblings.push(topology::sentinel::find(listed, sentinels, name).await?);
+    }
+    if siblings.len() > 1 {
+        topology::are_apart(&siblings).await?;
+    }
+    Ok(siblings)
+}
+
 /// Where the shard is read, and which keys are its own.
 async fn whose(job: &Job) -> Result<(Endpoint, Owner, Option<Proof>)> {
     let Job { source, target, shard, topology, .. } = job;
-    if topology.kind == SourceKind::Cluster {
-        let recorded = territory::recorded(target, &shard.task, topology.shards()).await?;
-        let proofs = topology::prove(&topology.siblings, &recorded).await?;
-        let ours = usize::try_from(shard.index).ok().and_then(|index| proofs.into_iter().nth(index));
-        let proof = ours.ok_or_else(|| Error::new(Code::Internal, "a shard without a source"))?;
-        return Ok((proof.at.clone(), Owner::Slots(proof.slots.clone()), Some(proof)));
+    let index = usize::try_from(shard.index).unwrap_or(usize::MAX);
+    let without = || Error::new(Code::Internal, "a shard without a source");
+    let listed = source.clone();
+    let (read_from, owner) = match &topology.kind {
+        Kind::Cluster => {
+            let recorded = territory::recorded(target, &shard.task, topology.shards()).await?;
+            let proofs = topology::prove(&topology.siblings, &recorded).await?;
+            let proof = proofs.into_iter().nth(index).ok_or_else(without)?;
+            return Ok((proof.at.clone(), Owner::Slots(proof.slots.clone()), Some(proof)));
+        }
+        Kind::Sentinel(sentinels, names) => {
+            let name = names.get(index).ok_or_else(without)?;
+            let found = topology::sentinel::find(source, sentinels, name).await?;
+            (found, if topology.is_shared() { Owner::Unnamed } else { Owner::Everything })
+        }
+        Kind::Codis(slots) => (listed, Owner::Codis(slots.get(index).ok_or_else(without)?.clone())),
+        Kind::Twemproxy(ring) => (listed, Owner::Ring(ring.clone(), index)),
+        Kind::Independent if topology.is_shared() => (listed, Owner::Unnamed),
+        Kind::Independent => (listed, Owner::Everything),
+    };
+    not_a_part_of_a_cluster(&read_from).await?;
+    // Where sources move, what is listed may be gone.
+    if topology.is_shared() && !matches!(topology.kind, Kind::Sentinel(..)) {
+        topology::are_apart(&topology.siblings).await?;
     }
-    not_a_part_of_a_cluster(source).await?;
-    if !topology.is_shared() {
-        return Ok((source.clone(), Owner::Everything, None));
-    }
-    topology::are_apart(&topology.siblings).await?;
-    Ok((source.clone(), Owner::Unnamed, None))
+    Ok((read_from, owner, None))
 }
 
 /// One node of a cluster has a part of the data, and nobody would notice that the rest is missing.
@@ -230,13 +262,13 @@ async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<()> {
     }
 }
 
-/// Empty, or begun by any shard of this task: each of them saw it empty before the first of them wrote.
-async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Result<()> {
+/// Empty, or begun by any shard of this task: each of them saw it empty before the first of them wrote. False if this one has begun.
+async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Result<bool> {
     for index in std::iter::once(shard.index).chain(0..shards) {
         let of = ShardId { task: shard.task.clone(), index };
         let record = to.call(&[b"GET", reserved_key(&of, "position").as_bytes()]).await?;
         if !matches!(record, BytesFrame::Null) {
-            return Ok(());
+            return Ok(index != shard.index);
         }
     }
     let keyspace = to.info("keyspace").await?;
@@ -245,7 +277,7 @@ async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Resul
         .filter_map(|(db, counts)| Some(format!("{db}: {} keys", counts.strip_prefix("keys=")?.split(',').next()?)))
         .collect();
     if found.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     Err(Error::new(Code::TargetNotEmpty, format!("the target is not empty ({})", found.join(", "))))
 }

@@ -49,6 +49,7 @@ fn split(arguments: &[OsString]) -> (Vec<OsString>, HashMap<String, String>) {
         match without_password(value) {
             Some((url, password)) => {
                 let of = name.as_deref().unwrap_or(&option).trim_start_matches('-').to_owned();
+                // `dts discover URL` has no option before it.
                 passwords.insert(name_of(&of, &url), password);
                 clean.push(name.map_or(url.clone(), |name| format!("{name}={url}")).into());
             }

@@ -39,6 +39,8 @@ struct Cli {
 enum Command {
     /// Move one Redis into another from here: coordinator, agent and store in one process.
     Migrate(Box<migrate::Arguments>),
+    /// Find the nodes of a cluster, sentinels' masters, twemproxy's or codis's servers; says what would be read, and starts nothing.
+    Discover(sources::Discover),
     /// Administer tasks of a coordinator.
     Task(task::Arguments),
     /// List the agents of a coordinator.
@@ -83,7 +85,8 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         }
     };
     let code = match cli.command {
-        Command::Migrate(arguments) => migrate::run(*arguments, secrets).await,
+        Command::Migrate(arguments) => Box::pin(migrate::run(*arguments, secrets)).await,
+        Command::Discover(arguments) => ended(sources::run(arguments, secrets).await),
         Command::Task(arguments) => ended(task::run(arguments).await),
         Command::Agents(coordinator) => ended(task::agents(coordinator).await),
         Command::Coordinator(arguments) => ended(serve::coordinator(*arguments).await),

@@ -25,7 +25,7 @@ use crate::event::{self, Rates};
 use crate::selection::{self, Selecting};
 use crate::serve::{read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
-use crate::sources::Sources;
+use crate::sources::{self, Sources};
 use crate::task::{Mode, cross_slot, explain};
 use crate::tls::{self, TlsArguments};
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};
@@ -101,7 +101,7 @@ impl Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, secrets: argv::Secrets) -> u8 {
-    let plan = match Plan::new(&arguments, secrets) {
+    let plan = match Plan::new(&arguments, secrets).await {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("dts: {error:#}");
@@ -124,44 +124,56 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(arguments: &Arguments, given: argv::Secrets) -> Result<Self> {
-        let mut secrets = dts_agent::secret::Secrets::default();
-        let mut endpoint = |side: &str, number: usize, url: &str, file: &Option<String>| -> Result<Endpoint> {
-            let Address { tls, host, port, username, password } =
-                Address::parse(url).with_context(|| format!("--{side}"))?;
-            let variable = format!("DTS_{}_PASSWORD", side.to_uppercase());
-            let password = match file {
-                Some(path) => Some(read_file(path)?),
-                None => {
-                    let given = given.passwords.get(&argv::name_of(side, url)).cloned();
-                    given.or(password).or_else(|| std::env::var(variable).ok())
-                }
-            };
-            let secret = password.map(|password| {
-                let name = format!("{side}-{number}");
-                secrets.insert(&name, password.into());
-                Secret::AgentSecret(name)
-            });
-            let credential = (secret.is_some() || !username.is_empty()).then_some(Credential {
-                username,
-                secret,
-                password_set: false,
-            });
-            let tls = if side == "source" { arguments.tls.source(tls)? } else { arguments.tls.target(tls)? };
-            Ok(Endpoint { host, port, credential, tls })
-        };
-        let mut sources = Vec::new();
-        for (number, url) in arguments.sources.urls()?.iter().enumerate() {
-            sources.push(endpoint("source", number, url, &arguments.source_password_file)?);
+    async fn new(arguments: &Arguments, given: argv::Secrets) -> Result<Self> {
+        let file = arguments.source_password_file.as_deref();
+        let login = |option: &str, url: &str| sources::login(option, url, &given, file, &arguments.tls);
+        let found = arguments.sources.resolve(login).await?;
+        if !found.about.is_empty() {
+            sources::tell(&found, arguments.json);
         }
-        let target = endpoint("target", 0, &arguments.target, &arguments.target_password_file)?;
+        let entry = arguments.sources.entry();
+        let mut secrets = dts_agent::secret::Secrets::default();
+        let mut endpoint =
+            |side: &str, number: usize, url: &str, found: Option<String>, file: &Option<String>| -> Result<Endpoint> {
+                let Address { tls, host, port, username, password } =
+                    Address::parse(url).with_context(|| format!("--{side}"))?;
+                let variable = format!("DTS_{}_PASSWORD", side.to_uppercase());
+                let password = match file {
+                    Some(path) => Some(read_file(path)?),
+                    None => {
+                        // What is found has the login of the entry.
+                        let of_entry = entry
+                            .filter(|_| side == "source")
+                            .and_then(|entry| given.passwords.get(&argv::name_of("discover", entry)));
+                        let own = given.passwords.get(&argv::name_of(side, url)).or(of_entry).cloned();
+                        found.or(own).or(password).or_else(|| std::env::var(variable).ok())
+                    }
+                };
+                let secret = password.map(|password| {
+                    let name = format!("{side}-{number}");
+                    secrets.insert(&name, password.into());
+                    Secret::AgentSecret(name)
+                });
+                let credential = (secret.is_some() || !username.is_empty()).then_some(Credential {
+                    username,
+                    secret,
+                    password_set: false,
+                });
+                let tls = if side == "source" { arguments.tls.source(tls)? } else { arguments.tls.target(tls)? };
+                Ok(Endpoint { host, port, credential, tls })
+            };
+        let mut sources = Vec::new();
+        for (number, (url, password)) in found.urls.into_iter().enumerate() {
+            sources.push(endpoint("source", number, &url, password, &arguments.source_password_file)?);
+        }
+        let target = endpoint("target", 0, &arguments.target, None, &arguments.target_password_file)?;
         let seconds = arguments.retry_window.as_secs().max(1);
         let mut spec = TaskSpec {
             name: format!("{} to {}:{}", places(&sources), target.host, target.port)
                 .chars()
                 .take(LONGEST_NAME)
                 .collect(),
-            topology: arguments.sources.topology(),
+            topology: found.topology,
             sources,
             target: Some(target),
             mode: dts_proto::v1::Mode::from(arguments.mode).into(),
@@ -303,7 +315,7 @@ async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Resul
     let place = |endpoint: &Option<Endpoint>| places(endpoint.as_slice());
     let mode = |spec: &TaskSpec| format!("{:?}", spec.mode());
     for (what, held, asked) in [
-        ("source", places(&held.sources), places(&spec.sources)),
+        ("source", entry(&held), entry(spec)),
         ("target", place(&held.target), place(&spec.target)),
         ("mode", mode(&held), mode(spec)),
         ("filter", selection::fixed(&held), selection::fixed(spec)),
@@ -315,6 +327,14 @@ async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Resul
         }
     }
     Ok(found)
+}
+
+/// How the sources were named: what is found may differ from one day to the next, and the task keeps what it began with.
+fn entry(spec: &TaskSpec) -> String {
+    match &spec.topology {
+        Some(topology) if !topology.found_by.is_empty() => topology.found_by.clone(),
+        _ => places(&spec.sources),
+    }
 }
 
 fn places(endpoints: &[Endpoint]) -> String {

@@ -22,10 +22,11 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use crate::address::Address;
+use crate::argv;
 use crate::event::{self, Rates};
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
-use crate::sources::Sources;
+use crate::sources::{self, Sources};
 use crate::tls::{CoordinatorTls, TlsArguments};
 
 /// How long to wait for a coordinator to lead.
@@ -253,8 +254,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let task = match verb {
         Verb::Create(create) => {
             let start = create.start;
-            let request =
-                CreateTaskRequest { spec: Some(spec(*create)?), request_id: uuid::Uuid::new_v4().to_string() };
+            let spec = Some(spec(*create).await?);
+            let request = CreateTaskRequest { spec, request_id: uuid::Uuid::new_v4().to_string() };
             let task = client.create_task(request).await.map_err(wrong)?.into_inner();
             if start {
                 client.start_task(StartTaskRequest { id: task.id, revision }).await.map_err(wrong)?.into_inner()
@@ -369,7 +370,12 @@ async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Re
     }
 }
 
-fn spec(create: Create) -> Result<TaskSpec> {
+async fn spec(create: Create) -> Result<TaskSpec> {
+    let nothing = argv::Secrets::default();
+    let found = create.sources.resolve(|option, url| sources::login(option, url, &nothing, None, &create.tls)).await?;
+    if !found.about.is_empty() {
+        sources::tell(&found, false);
+    }
     type Side = fn(&TlsArguments, bool) -> Result<Option<Tls>>;
     let endpoint = |url: &str, variable: Option<String>, side: Side| -> Result<Endpoint> {
         let Address { tls, host, port, username, password } = Address::parse(url)?;
@@ -379,14 +385,18 @@ fn spec(create: Create) -> Result<TaskSpec> {
             (secret.is_some() || !username.is_empty()).then_some(Credential { username, secret, password_set: false });
         Ok(Endpoint { host, port, credential, tls: side(&create.tls, tls)? })
     };
-    let sources = create.sources.urls()?;
-    let sources = sources
-        .iter()
-        .map(|url| endpoint(url, create.source_password_env.clone(), TlsArguments::source).context("--source"));
-    let sources = sources.collect::<Result<_>>()?;
+    let mut sources = Vec::new();
+    for (url, password) in found.urls {
+        let mut source =
+            endpoint(&url, create.source_password_env.clone(), TlsArguments::source).context("--source")?;
+        if let Some(password) = password {
+            source.credential.get_or_insert_default().secret.get_or_insert(Secret::Password(password));
+        }
+        sources.push(source);
+    }
     let mut spec = TaskSpec {
         name: create.name,
-        topology: create.sources.topology(),
+        topology: found.topology,
         sources,
         target: Some(endpoint(&create.target, create.target_password_env, TlsArguments::target).context("--target")?),
         mode: dts_proto::v1::Mode::from(create.mode).into(),

@@ -91,6 +91,8 @@ table! {
     SourceTopology, "SOURCE_TOPOLOGY", Source, false, "list one node of every master, each once, with its own address; `dts discover` prints them";
     /// Slots move between the source's masters.
     SourceResharded, "SOURCE_RESHARDED", Source, true, "nothing, if the move ends soon: what it touched is copied again then; if it takes longer than the retry window, start the task again when it is over";
+    /// A source holds keys that another source has, or owns by the map of keys.
+    SourceStrays, "SOURCE_STRAYS", Source, false, "if they are old copies that clients do not see, start again with --strays drop (topology.strays), which needs the map of keys (nutcracker.yml); if not, correct the map or the list of sources";
     /// Another node has the data of this shard now.
     SourceFailedOver, "SOURCE_FAILED_OVER", Source, true, "nothing: the shard goes on at the node that took over";
 

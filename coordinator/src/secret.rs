@@ -106,7 +106,9 @@ pub fn redact(spec: &mut TaskSpec) {
 }
 
 fn credentials(spec: &mut TaskSpec) -> impl Iterator<Item = &mut Credential> {
-    spec.sources.iter_mut().chain(&mut spec.target).filter_map(|endpoint| endpoint.credential.as_mut())
+    let sentinels = spec.topology.iter_mut().flat_map(|topology| &mut topology.sentinels);
+    let endpoints = spec.sources.iter_mut().chain(&mut spec.target).chain(sentinels);
+    endpoints.filter_map(|endpoint| endpoint.credential.as_mut())
 }
 
 fn for_each_password(spec: &mut TaskSpec, change: impl Fn(&str) -> Result<String>) -> Result<()> {

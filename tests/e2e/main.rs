@@ -6,6 +6,7 @@ mod command_table;
 mod control;
 mod copy;
 mod crash;
+mod discover;
 mod filters;
 mod fleet;
 mod input;

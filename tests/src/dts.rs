@@ -41,6 +41,15 @@ impl Dts {
         state_dir: &Path,
         more: &[&str],
     ) -> Result<Self> {
+        Self::run(wrapper, &[&["--source", source], more].concat(), target, state_dir)
+    }
+
+    /// Starts a migration from whatever the arguments name.
+    pub fn begin(sources: &[&str], target: &str, state_dir: &Path) -> Result<Self> {
+        Self::run(&[], sources, target, state_dir)
+    }
+
+    fn run(wrapper: &[&str], sources: &[&str], target: &str, state_dir: &Path) -> Result<Self> {
         let mut command = match wrapper {
             [] => Command::new(binary()?),
             [program, arguments @ ..] => {
@@ -49,8 +58,8 @@ impl Dts {
                 command
             }
         };
-        command.args(["migrate", "--json", "--source", source, "--target", target, "--state-dir"]).arg(state_dir);
-        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["migrate", "--json", "--target", target, "--state-dir"]).arg(state_dir);
+        command.args(sources).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let (sender, events) = channel();
         let stdout = BufReader::new(child.stdout.take().context("stdout")?);

@@ -74,7 +74,7 @@ pub fn fill(client: &mut impl Client, count: u32) -> Result<()> {
         match i % 5 {
             0 => client.send(&key, cmd("SET").arg(&key).arg("v".repeat(usize::try_from(i % 900)?)))?,
             1 => client.send(&key, cmd("RPUSH").arg(&key).arg(&["a", "b", "c"]))?,
-            2 => client.send(&key, cmd("HSET").arg(&key).arg("f").arg(i).arg("g").arg("x"))?,
+            2 => client.send(&key, cmd("HMSET").arg(&key).arg("f").arg(i).arg("g").arg("x"))?,
             3 => client.send(&key, cmd("ZADD").arg(&key).arg(i).arg("m").arg(1).arg("n"))?,
             _ => client.send(&key, cmd("SETEX").arg(&key).arg(3600).arg(i))?,
         }

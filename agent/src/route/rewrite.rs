@@ -200,12 +200,17 @@ impl Rewriter {
             _ if name.eq_ignore_ascii_case(b"FUNCTION") => return Ok(shared_function(command, out)),
             _ => {}
         }
-        let Owner::Slots(_) = &self.owner else { return Ok(true) };
+        if matches!(self.owner, Owner::Everything | Owner::Unnamed) {
+            return Ok(true);
+        }
         let moves = |what: &str| {
             let what = format!("the source sends {what}: slots move between its masters");
-            Err(Error::new(Code::SourceResharded, what))
+            // Codis's map is a part of the task: it does not follow.
+            let code = if matches!(self.owner, Owner::Slots(_)) { Code::SourceResharded } else { Code::SourceTopology };
+            Err(Error::new(code, what))
         };
-        if how == Handling::Refuse || name.eq_ignore_ascii_case(b"RESTORE-ASKING") {
+        let of_slots = matches!(self.owner, Owner::Slots(_));
+        if of_slots && (how == Handling::Refuse || name.eq_ignore_ascii_case(b"RESTORE-ASKING")) {
             return moves(&String::from_utf8_lossy(name));
         }
         let keys = keys_of(command).unwrap_or_default();
@@ -215,9 +220,16 @@ impl Rewriter {
         if !keys.iter().any(foreign) {
             return Ok(true);
         }
-        // A master that lost a slot deletes what it still has of it: of the keys that the new owner has, nothing.
+        // A master that lost a slot deletes what it still has of it, and old copies behind a proxy expire: of the keys that the
+        // owner has, nothing.
         if keys.iter().all(foreign) && (how == Handling::Unlink || name.eq_ignore_ascii_case(b"DEL")) {
             return Ok(false);
+        }
+        if matches!(self.owner, Owner::Ring(..)) {
+            let key = keys.iter().find(|key| foreign(key)).and_then(|key| command.argument(key.at));
+            let what =
+                "the source changes a key that by the ring another one owns: it is not the ring that the proxy uses";
+            return Err(Error::new(Code::SourceTopology, what).about_key(key.unwrap_or_default()));
         }
         moves("a change of a key that was not its own")
     }

@@ -115,7 +115,7 @@ impl StreamEncoder {
         }
     }
 
-    /// Keys that are not the owner's are not written.
+    /// Keys that are not the owner's are not written: what changes one ends the stream, what deletes one is left out.
     #[must_use]
     pub fn owned_by(mut self, owner: Owner) -> Self {
         self.rewriter.owner = owner;

@@ -42,7 +42,11 @@ pub struct Scan {
 impl Scan {
     /// Begins at the first database that holds keys and whose counts (as INFO keyspace gives them) are `wanted`.
     pub async fn open(endpoint: &Endpoint, wanted: impl Fn(&str) -> bool) -> Result<Self> {
-        let mut client = Client::connect(endpoint, Side::Target).await?;
+        Self::over(Client::connect(endpoint, Side::Target).await?, wanted).await
+    }
+
+    /// The same with a connection that is there.
+    pub async fn over(mut client: Client, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let keyspace = client.info("keyspace").await?;
         let number = |(name, counts): (&str, &str)| name.strip_prefix("db")?.parse().ok().filter(|_| wanted(counts));
         let mut databases: Vec<u32> = keyspace.fields().filter_map(number).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_common::redis::slot::SlotSet;
+use dts_common::redis::slot::{SLOTS, SlotSet};
 use redis_protocol::resp2::types::Resp2Frame as _;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -35,6 +35,20 @@ pub async fn prove(siblings: &[Endpoint], recorded: &[Option<SlotSet>]) -> Resul
         }
     }
     judge(&seen)
+}
+
+/// Every master that owns slots, with them and its living replicas, as one node sees them; in the order of their slots.
+pub async fn members(entry: &Endpoint) -> Result<Vec<(Endpoint, SlotSet, Vec<Endpoint>)>> {
+    let nodes = view(entry).await?;
+    let masters = nodes.iter().filter(|node| !node.slots.is_empty());
+    let replicas = |of: &Node| {
+        let ours = |node: &&Node| !node.failed && node.master.as_ref() == Some(&of.id);
+        nodes.iter().filter(ours).map(|node| address(node, entry)).collect()
+    };
+    let mut members: Vec<_> =
+        masters.map(|master| (address(master, entry), master.slots.clone(), replicas(master))).collect();
+    members.sort_by_cached_key(|(_, slots, _)| (0..SLOTS).find(|slot| slots.contains(*slot)));
+    Ok(members)
 }
 
 /// Who owns now what a node that is gone owned.

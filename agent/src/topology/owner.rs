@@ -1,6 +1,10 @@
 //! Whose a key is, told by its name.
 
-use dts_common::redis::slot::{SlotSet, slot};
+use std::sync::Arc;
+
+use dts_common::redis::slot::{SlotSet, codis_slot, slot};
+
+use super::Ring;
 
 /// Which keys of the target are this shard's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,6 +14,10 @@ pub enum Owner {
     Everything,
     /// Those of these slots of a Redis Cluster.
     Slots(SlotSet),
+    /// Those of these slots of codis.
+    Codis(SlotSet),
+    /// Those that the ring of a twemproxy gives to this server.
+    Ring(Arc<Ring>, usize),
     /// Those that its source has and no other has: names do not tell.
     Unnamed,
 }
@@ -20,6 +28,8 @@ impl Owner {
         match self {
             Self::Everything | Self::Unnamed => true,
             Self::Slots(slots) => slots.contains(slot(key)),
+            Self::Codis(slots) => slots.contains(codis_slot(key)),
+            Self::Ring(ring, server) => ring.server(key) == *server,
         }
     }
 
@@ -32,7 +42,8 @@ impl Owner {
     pub fn describe(&self) -> String {
         match self {
             Self::Everything | Self::Unnamed => String::new(),
-            Self::Slots(slots) => format!("slots {slots}"),
+            Self::Slots(slots) | Self::Codis(slots) => format!("slots {slots}"),
+            Self::Ring(_, server) => format!("server {server} of the ring"),
         }
     }
 }

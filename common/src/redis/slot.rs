@@ -19,6 +19,28 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     }
 }
 
+/// How many slots codis has.
+pub const CODIS_SLOTS: u16 = 1024;
+
+/// The slot that codis gives a key: CRC-32 of its hash tag, which may be empty, or of all of it.
+pub fn codis_slot(key: &[u8]) -> u16 {
+    let tag = memchr::memchr(b'{', key).and_then(|open| {
+        let rest = key.get(open + 1..)?;
+        rest.get(..memchr::memchr(b'}', rest)?)
+    });
+    u16::try_from(crc32_of(tag.unwrap_or(key)) % u64::from(CODIS_SLOTS)).unwrap_or(0)
+}
+
+/// CRC-32 (IEEE).
+pub fn crc32_of(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, bytes)
+}
+
+/// CRC-16 (XMODEM) in a register of 32 bits, whose upper half keeps what was shifted out of the lower: what twemproxy calls crc16.
+pub fn crc16_in_32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |crc, byte| (crc << 8) ^ u32::from(TABLE[usize::from(crc.to_be_bytes()[2] ^ byte)]))
+}
+
 const TABLE: [u16; 256] = table();
 
 const fn table() -> [u16; 256] {
@@ -164,6 +186,15 @@ mod tests {
         ] {
             assert_eq!(slot(key.as_bytes()), expected, "{key}");
         }
+    }
+
+    #[test]
+    fn codis_takes_the_tag_also_if_it_is_empty() {
+        // CRC-32 of "123456789" is 0xCBF43926.
+        assert_eq!(codis_slot(b"123456789"), 0x0126);
+        assert_eq!(codis_slot(b"a{123456789}b"), codis_slot(b"123456789"));
+        assert_eq!((codis_slot(b"a{}b"), codis_slot(b"")), (0, 0));
+        assert_eq!(codis_slot(b"a{b"), codis_slot(b"a{b"));
     }
 
     #[test]
