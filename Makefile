@@ -27,7 +27,7 @@ bench: setup
 	cargo build --release --bin dts
 	cargo run -q -p dts-tests --bin bench -- --dts target/release/dts --json target/bench.json $(BENCH)
 
-check:
+check: setup
 	cargo fmt --all -- --check
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
