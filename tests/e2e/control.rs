@@ -147,7 +147,8 @@ fn a_watch_through_a_follower_says_that_the_leader_is_lost_and_goes_on_at_the_ne
     let mut control = Control::start(1, 2)?;
     let leader = control.leader()?;
     let follower = 1 - leader;
-    control.create(follower, &source, &target)?;
+    // It may not have heard yet who leads.
+    until("a task", || Ok(control.create(follower, &source, &target).is_ok()))?;
     let addresses = control.addresses[follower].clone();
     let mut watch = std::process::Command::new(dts_tests::dts::binary()?)
         .args(["task", "watch", "--json", "--coordinator", &addresses])
