@@ -72,7 +72,18 @@ impl Control {
             "sources": [{"host": "127.0.0.1", "port": source.port}],
             "target": {"host": "127.0.0.1", "port": target.port},
         }});
-        let created = grpcurl(&self.addresses[at], &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"])?;
+        let mut created = String::new();
+        // It may not have heard yet who leads.
+        until("a task", || {
+            match grpcurl(&self.addresses[at], &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"]) {
+                Ok(text) => {
+                    created = text;
+                    Ok(true)
+                }
+                Err(error) if error.to_string().contains("no coordinator leads") => Ok(false),
+                Err(error) => Err(error),
+            }
+        })?;
         self.task = json!({"id": serde_json::from_str::<Value>(&created)?["id"]}).to_string();
         Ok(())
     }
@@ -147,8 +158,7 @@ fn a_watch_through_a_follower_says_that_the_leader_is_lost_and_goes_on_at_the_ne
     let mut control = Control::start(1, 2)?;
     let leader = control.leader()?;
     let follower = 1 - leader;
-    // It may not have heard yet who leads.
-    until("a task", || Ok(control.create(follower, &source, &target).is_ok()))?;
+    control.create(follower, &source, &target)?;
     let addresses = control.addresses[follower].clone();
     let mut watch = std::process::Command::new(dts_tests::dts::binary()?)
         .args(["task", "watch", "--json", "--coordinator", &addresses])
