@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_common::ids::ShardId;
+use dts_common::ids::{Epoch, ShardId};
 use dts_common::position::{Position, ReplicationId};
 use dts_common::selection::Selection;
 use dts_proto::v1::{Directive, ShardPhase};
@@ -23,8 +23,9 @@ use crate::source::Record;
 use crate::spool;
 use crate::status::Board;
 use crate::sweep::{self, KeyIndex, Scan};
+use crate::target::cluster::SlotRecords;
 use crate::target::{Destination, reserved_key};
-use crate::topology::{self, Owner, Proof, Topology};
+use crate::topology::{Others, Owner, Proof, Topology};
 
 /// How long a batch waits for the target to have room before more is gathered.
 const GATHER: Duration = Duration::from_millis(5);
@@ -36,6 +37,8 @@ const LONGEST_SHOWN: usize = 64;
 pub struct Context {
     /// The shard.
     pub shard: ShardId,
+    /// Our authority over it.
+    pub epoch: Epoch,
     /// Where the data comes from.
     pub source: Endpoint,
     /// Where the data goes.
@@ -221,42 +224,71 @@ impl Driver {
         }
     }
 
-    /// Deletes every key that this shard moves, and no other. Cut off and begun again it ends the same: the position stays before it.
+    /// Deletes every key that this shard moves, and no other. Cut off and begun again it ends the same: the position stays before it, and slots
+    /// of a cluster that were brought further are left alone.
     async fn clear(&mut self, clear: Clear) -> Result<()> {
-        if matches!(self.context.destination, Destination::Cluster(_)) {
-            // Slots that an earlier attempt brought further would lose what came since.
-            let message = "a flush of a part of the keys of a cluster is not supported by this version";
-            return Err(Error::new(Code::TargetUnsupported, message));
-        }
         self.outlet.settled().await?;
-        let mut scan = Scan::open(&self.context.target, |_| true).await?;
+        let destination = self.context.destination.clone();
+        loop {
+            let parts = destination.parts().await?;
+            let mut walked = Ok(());
+            for server in &parts.servers {
+                walked = self.clear_one(server, &clear).await;
+                if walked.is_err() {
+                    break;
+                }
+            }
+            self.outlet.settled().await?;
+            match walked {
+                Ok(()) if destination.is_still(&parts).await? => return Ok(()),
+                Err(error) if !destination.has_moved(&error) => return Err(error),
+                // Keys that changed their place meanwhile may not have been seen.
+                _ => {}
+            }
+        }
+    }
+
+    async fn clear_one(&mut self, server: &Endpoint, clear: &Clear) -> Result<()> {
+        let mut scan = Scan::open(server, |_| true).await?;
         while let Some(mut page) = scan.next_page().await? {
             let Context { owner, selection, .. } = &self.context;
             page.keys.retain(|key| owner.may_own(key) && selection.holds(page.db, key));
             if clear.databases.contains(&page.db) && !page.keys.is_empty() {
-                self.delete(&page, clear.commit.clone()).await?;
+                self.delete(&page, Some(clear.offset), clear.commit.clone()).await?;
             }
         }
-        self.outlet.settled().await
+        Ok(())
     }
 
-    async fn delete(&mut self, page: &sweep::Page, commit: Commit) -> Result<u64> {
+    /// `offset`: where the stream asked for it.
+    async fn delete(&mut self, page: &sweep::Page, offset: Option<u64>, commit: Commit) -> Result<u64> {
         if self.context.owner == Owner::Unnamed {
-            self.outlet.settled().await?;
-            let key = reserved_key(&self.context.shard, "position");
-            let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
-            let others = self.context.topology.others(self.context.shard.index);
-            let source_db = self.context.selection.source_db(page.db).unwrap_or(page.db);
-            let (target, pages) = (&self.context.target, (page, source_db));
-            let deleted = topology::delete_unclaimed(target, (&key, &record), others, pages).await;
-            return deleted.map_err(|error| match error.code {
+            return self.delete_unclaimed(page, offset).await.map_err(|error| match error.code {
                 // Another source, not ours: waiting for it is not our source's outage.
                 Code::SourceLost | Code::SourceUnreachable => Error::new(Code::SourceBusy, error.message),
                 _ => error,
             });
         }
-        self.outlet.send(sweep::delete_chunk(page, commit)).await?;
+        self.outlet.send(sweep::delete_chunk(page, offset, commit)).await?;
         Ok(u64::try_from(page.keys.len()).unwrap_or(u64::MAX))
+    }
+
+    async fn delete_unclaimed(&mut self, page: &sweep::Page, offset: Option<u64>) -> Result<u64> {
+        self.outlet.settled().await?;
+        let Context { shard, epoch, topology, selection, .. } = &self.context;
+        let source_db = selection.source_db(page.db).unwrap_or(page.db);
+        let mut others = Others::connect(topology.others(shard.index), page.db, source_db).await?;
+        match &self.context.destination {
+            Destination::Standalone(target) => {
+                let key = reserved_key(shard, "position");
+                let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
+                others.delete_unclaimed(target, (&key, &record), &page.keys).await
+            }
+            Destination::Cluster(seeds) => {
+                let records = SlotRecords::of(seeds, shard, *epoch).await?;
+                others.delete_unclaimed_of_slots(&records, offset.unwrap_or(u64::MAX), &page.keys).await
+            }
+        }
     }
 
     /// Sends what is pending up to the last legal position.
@@ -345,7 +377,7 @@ impl Driver {
         stale.go_on_at(server).await?;
         while let Some(page) = stale.next_page().await? {
             let commit = Commit { position: None, holds_field_expiry: false, progress };
-            let keys = self.delete(&page, commit).await?;
+            let keys = self.delete(&page, None, commit).await?;
             self.context.board.update(|status| {
                 status.snapshot.get_or_insert_default().swept_keys += keys;
             });
@@ -382,7 +414,9 @@ fn streaming(
     held: Held,
     holds_field_expiry: bool,
 ) -> Mode {
-    let reserved = ["position", "scripts", "large"].map(|name| reserved_key(&context.shard, name).into_bytes());
+    let [record, large] = ["position", "large"].map(|name| reserved_key(&context.shard, name));
+    let scripts_key = context.destination.scripts_key(&context.shard, &context.owner);
+    let reserved = [record, scripts_key, large].map(String::into_bytes);
     let dialect = context.dialect;
     let mut encoder =
         StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);

@@ -4,7 +4,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_common::error::Result;
-use dts_common::redis::slot::SLOTS;
 use dts_proto::v1::{ShardPhase, SnapshotProgress, SpoolStatus, StreamProgress};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -29,6 +28,8 @@ pub struct Observer {
     pub source: Endpoint,
     /// Asked for keys.
     pub target: Destination,
+    /// How many keys of the target are ours.
+    pub records: u64,
     /// What the source stage has.
     pub received: watch::Receiver<Received>,
     /// What the target confirmed.
@@ -121,7 +122,7 @@ impl Observer {
             status.cut_transactions = applied.notes.cut_transactions;
             status.skipped_cross_slot = applied.notes.skipped.clone().into_iter().collect();
             status.source_keys = source.keys;
-            status.target_keys = target.keys;
+            status.target_keys = target.keys.saturating_sub(self.records);
         });
         let phase = self.board.read().phase();
         if caught_up && phase == ShardPhase::CatchingUp {
@@ -179,8 +180,7 @@ impl Asked {
         for client in &mut clients {
             keys += key_count(&client.info("keyspace").await?);
         }
-        // A cluster has a record of ours in every slot.
-        self.answer.keys = if cluster { keys.saturating_sub(SLOTS.into()) } else { keys };
+        self.answer.keys = keys;
         if self.side == Side::Source
             && let Some(client) = clients.first_mut()
         {

@@ -29,7 +29,8 @@ use crate::route::{Dialect, Scripts};
 use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, SpoolConfig};
 use crate::status::Board;
-use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, cluster, reserved_key, territory};
+use crate::target::cluster::{self, Scope};
+use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, territory};
 use crate::topology::{self, Kind, Owner, Topology};
 use crate::verify::Facts;
 
@@ -86,7 +87,7 @@ pub async fn attempt(
     let pace = Throttle::new(job.limits.clone(), |limits| limits.write_bytes_per_second);
     let (writer, record) = claim(job, facts, retry, pace).await?;
     if let Owner::Slots(slots) = &facts.owner {
-        territory::still_ours(&job.target, &job.shard, slots).await?;
+        territory::still_ours(&facts.destination, &job.shard, slots).await?;
     }
     let start = start(job, facts, record).await?;
     board.phase(ShardPhase::Handshake);
@@ -102,6 +103,7 @@ pub async fn attempt(
     let observer = Observer {
         source: job.source.clone(),
         target: facts.destination.clone(),
+        records: facts.destination.records(&job.topology),
         received,
         applied: applied.clone(),
         acknowledged: acknowledge,
@@ -116,6 +118,7 @@ pub async fn attempt(
 
     let context = Context {
         shard: job.shard.clone(),
+        epoch: job.epoch,
         source: job.source.clone(),
         target: job.target.clone(),
         destination: facts.destination.clone(),
@@ -212,7 +215,8 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
         }
         Destination::Cluster(seed) => {
             let (shard, epoch, seed) = (job.shard.clone(), job.epoch, seed.clone());
-            let to = cluster::Job { shard, epoch, seed, pace, skip: job.skip_cross_slot };
+            let scope = Scope::of(&facts.owner);
+            let to = cluster::Job { shard, epoch, seed, pace, scope, skip: job.skip_cross_slot };
             let (writer, record) = cluster::claim(to, retry).await?;
             Ok((Writer::Cluster(Box::new(writer)), record))
         }
@@ -250,7 +254,7 @@ async fn start(job: &Job, facts: &Facts, record: Option<Checkpoint>) -> Result<S
 
 /// The script bodies that earlier attempts kept on the target: a source up to 4.0 sends a body once, then its hash only.
 async fn kept_scripts(job: &Job, facts: &Facts) -> Result<Scripts> {
-    let key = reserved_key(&job.shard, "scripts");
+    let key = facts.destination.scripts_key(&job.shard, &facts.owner);
     let mut client = Client::connect(&facts.destination.holder(key.as_bytes()).await?, Side::Target).await?;
     let reply = client.call(&[b"HGETALL", key.as_bytes()]).await?;
     Scripts::from_reply(&reply)

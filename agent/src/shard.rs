@@ -14,7 +14,7 @@ use crate::retry::Retry;
 use crate::source;
 use crate::status::Board;
 use crate::target::{self, Destination, territory};
-use crate::topology::{self, Owner, Topology};
+use crate::topology::{self, Kind, Owner, Topology};
 use crate::verify::{Facts, destination, verify};
 
 /// Runs the shard until it is released, fails, or is cancelled. What became of it stands on the board.
@@ -74,7 +74,10 @@ async fn live(
 async fn release(job: &Job) -> Result<()> {
     match destination(job).await? {
         Destination::Standalone(target) => target::release(&target, &job.shard, job.epoch).await,
-        Destination::Cluster(seeds) => target::cluster::release(&seeds, &job.shard, job.epoch).await,
+        Destination::Cluster(seeds) => {
+            let shared = matches!(job.topology.kind, Kind::Cluster);
+            target::cluster::release(&seeds, &job.shard, job.epoch, shared).await
+        }
     }
 }
 
@@ -115,7 +118,7 @@ async fn attempts(
         }
         if let Owner::Slots(slots) = &facts.owner {
             let (shards, epoch) = (job.topology.shards(), job.epoch);
-            if let Err(error) = territory::take(&job.target, &job.shard, shards, epoch, slots, afresh).await {
+            if let Err(error) = territory::take(&facts.destination, &job.shard, shards, epoch, slots, afresh).await {
                 retry_on(board, retry, error).await?;
                 continue;
             }

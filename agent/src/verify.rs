@@ -42,10 +42,10 @@ pub struct Facts {
 /// Runs every check. Nothing is written.
 pub async fn verify(job: &Job) -> Result<Facts> {
     let Job { target, shard, topology, .. } = job;
-    let (read_from, owner, proof) = whose(job).await?;
+    let destination = destination(job).await?;
+    let (read_from, owner, proof) = whose(job, &destination).await?;
     let source = &read_from.clone();
     let mut from = Client::connect(source, Side::Source).await?;
-    let destination = destination(job).await?;
     let mut to = client(&destination).await?;
     let mut facts = Facts {
         source: version(&mut from, Side::Source).await?,
@@ -69,9 +69,8 @@ pub async fn verify(job: &Job) -> Result<Facts> {
             is_ours_to_fill(&mut to, shard, topology.shards()).await?
         }
         Destination::Cluster(seeds) => {
-            has_one_database(&mut from).await?;
-            is_whole_and_ours(job, seeds).await?;
-            true
+            has_one_database(&mut from, &job.selection).await?;
+            is_whole_and_ours(job, seeds).await?
         }
     };
     if let Some(db) = job.selection.highest_db().filter(|db| *db >= facts.target_databases) {
@@ -106,14 +105,14 @@ async fn now(topology: &Topology) -> Result<Vec<Endpoint>> {
 }
 
 /// Where the shard is read, and which keys are its own.
-async fn whose(job: &Job) -> Result<(Endpoint, Owner, Option<Proof>)> {
-    let Job { source, target, shard, topology, .. } = job;
+async fn whose(job: &Job, destination: &Destination) -> Result<(Endpoint, Owner, Option<Proof>)> {
+    let Job { source, shard, topology, .. } = job;
     let index = usize::try_from(shard.index).unwrap_or(usize::MAX);
     let without = || Error::new(Code::Internal, "a shard without a source");
     let listed = source.clone();
     let (read_from, owner) = match &topology.kind {
         Kind::Cluster => {
-            let recorded = territory::recorded(target, &shard.task, topology.shards()).await?;
+            let recorded = territory::recorded(destination, &shard.task, topology.shards()).await?;
             let proofs = topology::prove(&topology.siblings, &recorded).await?;
             let proof = proofs.into_iter().nth(index).ok_or_else(without)?;
             return Ok((proof.at.clone(), Owner::Slots(proof.slots.clone()), Some(proof)));
@@ -228,36 +227,43 @@ async fn client(destination: &Destination) -> Result<Client> {
     Client::connect(master, Side::Target).await
 }
 
-/// The other databases have no place on a cluster.
-async fn has_one_database(from: &mut Client) -> Result<()> {
+/// Other databases have no place on a cluster, unless they are left out or become db 0.
+async fn has_one_database(from: &mut Client, selection: &Selection) -> Result<()> {
     let keyspace = from.info("keyspace").await?;
-    let others: Vec<&str> = keyspace.fields().map(|(name, _)| name).filter(|name| *name != "db0").collect();
+    let leads_elsewhere = |name: &&str| {
+        let db = name.strip_prefix("db").and_then(|number| number.parse().ok());
+        db.is_none_or(|db| selection.target_db(db).is_some_and(|target| target != 0))
+    };
+    let others: Vec<&str> = keyspace.fields().map(|(name, _)| name).filter(leads_elsewhere).collect();
     if others.is_empty() {
         return Ok(());
     }
-    let message = format!("the source has keys in {}, and a cluster has db 0 only", others.join(", "));
+    let message = format!(
+        "the source has keys in {}, and a cluster has db 0 only: map one database to 0 and leave the others out",
+        others.join(", ")
+    );
     Err(Error::new(Code::TargetUnsupported, message))
 }
 
-async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<()> {
-    if job.topology.is_shared() {
-        return Err(Error::new(Code::TargetRole, "several sources into one cluster are not supported by this version"));
-    }
+/// As [`is_ours_to_fill`], of a cluster.
+async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<bool> {
     let topology = cluster::Topology::find(seeds).await?;
     let missing = usize::from(SLOTS) - topology.owned();
     if missing > 0 {
         return Err(Error::new(Code::TargetBusy, format!("{missing} slots of the target cluster have no owner")));
     }
     remember(&topology, &job.scratch);
-    if cluster::is_ours(&topology, &job.shard).await? {
-        return Ok(());
+    let shared = matches!(job.topology.kind, Kind::Cluster);
+    let found = cluster::territory::found(&topology, &job.shard, job.topology.shards(), shared).await?;
+    if found.any {
+        return Ok(!found.own);
     }
     let mut keys = 0;
     for master in &topology.masters {
         keys += key_count(&Client::connect(master, Side::Target).await?.info("keyspace").await?);
     }
     match keys {
-        0 => Ok(()),
+        0 => Ok(true),
         keys => Err(Error::new(Code::TargetNotEmpty, format!("the target cluster is not empty ({keys} keys)"))),
     }
 }

@@ -25,10 +25,10 @@ fn discovers(entry: &str, target: &Server, state: &Path, more: &[&str]) -> Resul
 }
 
 /// A program that ends with its owner.
-struct Program(Child);
+pub(crate) struct Program(Child);
 
 impl Program {
-    fn start(name: &str, arguments: &[&str]) -> Result<Self> {
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Result<Self> {
         let child = Command::new(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Ok(Self(child.with_context(|| format!("{name}: run `make setup`"))?))
     }
@@ -41,7 +41,7 @@ impl Drop for Program {
     }
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -147,11 +147,20 @@ fn one_key_on_two_independent_servers_is_named_before_anything_is_written() -> R
 }
 
 /// As codis divides its keys: CRC-32 of the key, bit by bit.
-fn codis_group(key: &str) -> usize {
+pub(crate) fn codis_group(key: &str) -> usize {
     let crc = key.bytes().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
     });
     usize::from(!crc % 1024 >= 400)
+}
+
+/// What a codis dashboard says of two groups that are divided so.
+pub(crate) fn codis_topology(servers: &[Server; 2]) -> String {
+    let slot = |id: u16| serde_json::json!({"id": id, "group_id": if id < 400 { 1 } else { 2 }, "action": {}});
+    let group = |id: usize, server: &Server| serde_json::json!({"id": id, "servers": [{"server": format!("127.0.0.1:{}", server.port)}]});
+    let models = [group(1, &servers[0]), group(2, &servers[1])];
+    let slots: Vec<Value> = (0..1024).map(slot).collect();
+    serde_json::json!({"stats": {"slots": slots, "group": {"models": models}}}).to_string()
 }
 
 #[test]
@@ -162,11 +171,7 @@ fn codis_is_read_from_its_topology_and_a_flush_of_one_group_leaves_the_other() -
     let mut client = Divided::among(&sources, codis_group)?;
     fill(&mut client, 3000)?;
     let load = Spread::start(client);
-    let slot = |id: u16| serde_json::json!({"id": id, "group_id": if id < 400 { 1 } else { 2 }, "action": {}});
-    let group = |id: usize, server: &Server| serde_json::json!({"id": id, "servers": [{"server": format!("127.0.0.1:{}", server.port)}]});
-    let models = [group(1, &servers[0]), group(2, &servers[1])];
-    let slots: Vec<Value> = (0..1024).map(slot).collect();
-    let body = serde_json::json!({"stats": {"slots": slots, "group": {"models": models}}}).to_string();
+    let body = codis_topology(&servers);
     let dashboard = TcpListener::bind("127.0.0.1:0")?;
     let entry = format!("http://{}", dashboard.local_addr()?);
     std::thread::spawn(move || {

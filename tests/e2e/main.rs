@@ -10,6 +10,7 @@ mod discover;
 mod filters;
 mod fleet;
 mod input;
+mod many_into_cluster;
 mod network;
 mod room;
 mod size;

@@ -55,6 +55,8 @@ enum Ready {
 pub struct Clear {
     /// In these databases of the target.
     pub databases: Vec<u32>,
+    /// Behind the flush.
+    pub offset: u64,
     /// Where the target stands until the flush is done.
     pub commit: Commit,
 }
@@ -310,7 +312,7 @@ impl StreamEncoder {
                     Outcome::Done => {}
                     Outcome::Filtered => self.progress.filtered_commands += 1,
                     Outcome::Skipped => self.skipped(command),
-                    Outcome::Purge(databases) => self.clear(command, databases)?,
+                    Outcome::Purge(databases) => self.clear(command, databases, end)?,
                 }
                 if self.marks
                     && let Some(out) = self.group.as_mut().map(|group| &mut group.out).or(Some(&mut self.out))
@@ -373,7 +375,7 @@ impl StreamEncoder {
     }
 
     /// A flush: of what the group before it did in its databases nothing is left either.
-    fn clear(&mut self, command: &Command<'_>, databases: Vec<u32>) -> Result<()> {
+    fn clear(&mut self, command: &Command<'_>, databases: Vec<u32>, offset: u64) -> Result<()> {
         let everything = command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHALL"));
         if let Some(group) = &mut self.group {
             let only_here = !group.mixed && group.db.is_none_or(|db| db == self.db);
@@ -390,7 +392,7 @@ impl StreamEncoder {
             holds_field_expiry: self.rewriter.holds_field_expiry,
             progress: self.progress,
         };
-        self.ready.push_back(Ready::Clear(Clear { databases, commit }));
+        self.ready.push_back(Ready::Clear(Clear { databases, offset, commit }));
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
-use crate::route::{Chunk, Commit, Fingerprinter};
+use crate::route::{Chunk, Commit, Fingerprinter, Mark};
 use crate::target::RESERVED_PREFIX;
 use crate::topology::Owner;
 
@@ -129,13 +129,14 @@ impl Stale {
     }
 }
 
-/// The transaction that deletes a page.
-pub fn delete_chunk(page: &Page, commit: Commit) -> Chunk {
+/// The transaction that deletes a page; `offset` is where the stream asked for it, if it did.
+pub fn delete_chunk(page: &Page, offset: Option<u64>, commit: Commit) -> Chunk {
     let mut bytes = Vec::new();
     let db = page.db.to_string();
     let words: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(page.keys.iter().map(Vec::as_slice)).collect();
     for command in [&[&b"SELECT"[..], db.as_bytes()][..], &words, &[b"SELECT", b"0"]] {
         dts_common::redis::resp::command(&mut bytes, command);
     }
-    Chunk { bytes: bytes.into(), commands: 3, commit: Some(commit), marks: Vec::new() }
+    let marks = offset.map(|offset| Mark { commands: 3, offset, group: 0 }).into_iter().collect();
+    Chunk { bytes: bytes.into(), commands: 3, commit: Some(commit), marks }
 }

@@ -1,7 +1,8 @@
 //! The record on the target that says what the target holds. It is written in the transaction that writes the data.
 //!
 //! A string key in db 0, format version 1: `1 <epoch> <sequence> <copy> claimed`, `… copying`, `… taken`, or
-//! `… streaming <replication id or -> <offset> <previous offset> <db> <field expiry 0|1>`.
+//! `… streaming <replication id or -> <offset> <previous offset> <db> <field expiry 0|1>`. Format version 2 is that of a record which
+//! the shards of a task share: `2 <shard that holds it> <epoch> …`.
 //! `sequence` grows with every write of the record, so two records are never equal by chance.
 
 use dts_common::error::{Code, Error, Result};
@@ -19,6 +20,8 @@ pub fn reserved_key(shard: &ShardId, name: &str) -> String {
 /// What the target holds, said by the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
+    /// Of a record that the shards of a task share: which of them holds it; [`NOBODY`] if none does.
+    pub holder: Option<u32>,
     /// Who wrote it.
     pub epoch: Epoch,
     /// Grows with every write of this record, over all epochs.
@@ -28,6 +31,9 @@ pub struct Checkpoint {
     /// How far.
     pub phase: Phase,
 }
+
+/// Holds a shared record that its shard gave up.
+pub const NOBODY: u32 = u32::MAX;
 
 /// What a checkpoint promises.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +58,9 @@ pub enum Phase {
 impl Checkpoint {
     /// As it stands on the target.
     pub fn encode(&self) -> String {
-        let Self { epoch, sequence, copy, phase } = self;
-        let head = format!("1 {epoch} {sequence} {copy}");
+        let Self { holder, epoch, sequence, copy, phase } = self;
+        let version = holder.map_or("1".to_owned(), |holder| format!("2 {holder}"));
+        let head = format!("{version} {epoch} {sequence} {copy}");
         match phase {
             Phase::Claimed => format!("{head} claimed"),
             Phase::Copying => format!("{head} copying"),
@@ -69,9 +76,9 @@ impl Checkpoint {
     /// From what stands on the target.
     pub fn decode(text: &[u8]) -> Result<Self> {
         let version = text.split(|byte| *byte == b' ').next().unwrap_or_default();
-        if version != b"1" {
+        if version != b"1" && version != b"2" {
             let message = format!(
-                "the record on the target has format {}, this program knows 1",
+                "the record on the target has format {}, this program knows 1 and 2",
                 String::from_utf8_lossy(version).escape_debug()
             );
             return Err(Error::new(Code::Fenced, message));
@@ -85,7 +92,12 @@ impl Checkpoint {
 
 fn parse(text: &[u8]) -> Option<Checkpoint> {
     let words: Vec<&str> = std::str::from_utf8(text).ok()?.split(' ').collect();
-    let [_, epoch, sequence, copy, phase @ ..] = words.as_slice() else { return None };
+    let (holder, words) = match words.as_slice() {
+        ["2", holder, words @ ..] => (Some(holder.parse().ok()?), words),
+        ["1", words @ ..] => (None, words),
+        _ => return None,
+    };
+    let [epoch, sequence, copy, phase @ ..] = words else { return None };
     let phase = match phase {
         ["claimed"] => Phase::Claimed,
         ["copying"] => Phase::Copying,
@@ -102,6 +114,7 @@ fn parse(text: &[u8]) -> Option<Checkpoint> {
         _ => return None,
     };
     Some(Checkpoint {
+        holder,
         epoch: Epoch(epoch.parse().ok()?),
         sequence: sequence.parse().ok()?,
         copy: copy.parse().ok()?,
@@ -128,13 +141,17 @@ mod tests {
                 holds_field_expiry: false,
             },
         ] {
-            let record = Checkpoint { epoch: Epoch(7), sequence: 9, copy: 1, phase };
-            assert_eq!(Checkpoint::decode(record.encode().as_bytes()).unwrap(), record);
+            for holder in [None, Some(3), Some(NOBODY)] {
+                let record = Checkpoint { holder, epoch: Epoch(7), sequence: 9, copy: 1, phase: phase.clone() };
+                assert_eq!(Checkpoint::decode(record.encode().as_bytes()).unwrap(), record);
+            }
         }
         for garbage in [
             "",
             "1",
+            "3 1 1 1 claimed",
             "2 1 1 1 claimed",
+            "2 x 1 1 1 claimed",
             "1 x 1 1 claimed",
             "1 1 1 1 streaming",
             "1 1 1 1 claimed more",

@@ -51,7 +51,7 @@ pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Resul
         let before = watched(&mut connection, key, epoch).await?;
         let now = match &before {
             Some(before) => Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() },
-            None => Checkpoint { epoch, sequence: 1, copy: 0, phase: Phase::Claimed },
+            None => Checkpoint { holder: None, epoch, sequence: 1, copy: 0, phase: Phase::Claimed },
         };
         connection.call(&[b"MULTI"]).await?;
         connection.call(&[b"SET", key.as_bytes(), now.encode().as_bytes()]).await?;

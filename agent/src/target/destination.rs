@@ -4,12 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_common::redis::slot::slot;
+use dts_common::ids::ShardId;
+use dts_common::redis::slot::{SLOTS, slot};
 use tokio::time::sleep;
 
-use super::cluster::Topology;
+use super::cluster::{Scope, Topology, scripts_key};
+use super::reserved_key;
 use crate::endpoint::Endpoint;
 use crate::route::HeldKeys;
+use crate::topology::{self, Kind, Owner};
 
 /// Slots that are on their way are waited for this long at most.
 const REST_WITHIN: u32 = 600;
@@ -40,6 +43,23 @@ impl Destination {
         match self {
             Self::Standalone(_) => "F3",
             Self::Cluster(_) => "F1",
+        }
+    }
+
+    /// How many records of a task's shards stand there, as far as they count among its keys.
+    pub fn records(&self, topology: &topology::Topology) -> u64 {
+        match (self, &topology.kind) {
+            (Self::Standalone(_), _) => 0,
+            (Self::Cluster(_), Kind::Cluster) => SLOTS.into(),
+            (Self::Cluster(_), _) => u64::from(SLOTS) * u64::from(topology.shards()),
+        }
+    }
+
+    /// The key under which a shard keeps scripts.
+    pub fn scripts_key(&self, shard: &ShardId, owner: &Owner) -> String {
+        match self {
+            Self::Standalone(_) => reserved_key(shard, "scripts"),
+            Self::Cluster(_) => scripts_key(shard, &Scope::of(owner)),
         }
     }
 

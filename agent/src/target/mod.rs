@@ -11,7 +11,7 @@ pub mod territory;
 mod writer;
 
 pub use applied::{Applied, Notes};
-pub use checkpoint::{Checkpoint, Phase, RESERVED_PREFIX, reserved_key};
+pub use checkpoint::{Checkpoint, NOBODY, Phase, RESERVED_PREFIX, reserved_key};
 pub use claim::{claim, release};
 pub use destination::{Destination, Parts, remember, seeds};
 pub use writer::Writer;

@@ -1,4 +1,5 @@
-//! Which slots of a source cluster each shard of a task writes, said by the target: `__dts:<task>:<index>:slots`.
+//! Which slots of a source cluster each shard of a task writes, said by the target: `__dts:<task>:<index>:slots` on a standalone one, the
+//! record of each slot on a cluster (`cluster::territory`).
 //!
 //! No two shards own a slot at any moment. A shard that comes to own slots of another one's takes them, and breaks that one's
 //! record in the same transaction: it can write nothing more before it has read what is left to it, and copied that again.
@@ -9,9 +10,9 @@ use dts_common::redis::slot::SlotSet;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use super::claim::{CLAIM_STEP, fenced};
-use super::{Checkpoint, Phase, reserved_key};
+use super::{Checkpoint, Destination, Phase, cluster, reserved_key};
 use crate::client::Client;
-use crate::endpoint::{Endpoint, Side};
+use crate::endpoint::Side;
 
 const RACES: u32 = 64;
 
@@ -23,20 +24,28 @@ struct Held {
 }
 
 /// The slots of each of the task's shards, as far as they were taken.
-pub async fn recorded(target: &Endpoint, task: &str, shards: u32) -> Result<Vec<Option<SlotSet>>> {
+pub async fn recorded(target: &Destination, task: &str, shards: u32) -> Result<Vec<Option<SlotSet>>> {
+    let target = match target {
+        Destination::Standalone(target) => target,
+        Destination::Cluster(seeds) => return cluster::territory::recorded(seeds, task, shards).await,
+    };
     let mut client = Client::connect(target, Side::Target).await?;
     Ok(read(&mut client, task, shards).await?.into_iter().map(|held| held.owned).collect())
 }
 
 /// Takes the slots; to be called before the shard is claimed. With `afresh` the shard copies again also if they are the same.
 pub async fn take(
-    target: &Endpoint,
+    target: &Destination,
     shard: &ShardId,
     shards: u32,
     epoch: Epoch,
     slots: &SlotSet,
     afresh: bool,
 ) -> Result<()> {
+    let target = match target {
+        Destination::Standalone(target) => target,
+        Destination::Cluster(seeds) => return cluster::territory::take(seeds, shard, epoch, slots, afresh).await,
+    };
     let mut client = Client::connect(target, Side::Target).await?;
     for _ in 0..RACES {
         let keys = (0..shards).flat_map(|index| {
@@ -83,7 +92,9 @@ pub async fn take(
 }
 
 /// To be called once the shard is claimed: from here on nobody takes a slot without breaking the claim.
-pub async fn still_ours(target: &Endpoint, shard: &ShardId, slots: &SlotSet) -> Result<()> {
+pub async fn still_ours(target: &Destination, shard: &ShardId, slots: &SlotSet) -> Result<()> {
+    // Of a cluster the claim itself found every record to be ours.
+    let Destination::Standalone(target) = target else { return Ok(()) };
     let mut client = Client::connect(target, Side::Target).await?;
     let found = client.call(&[b"GET", reserved_key(shard, "slots").as_bytes()]).await?;
     if found.as_str().and_then(SlotSet::parse).as_ref() == Some(slots) {

@@ -97,7 +97,13 @@ impl Writer {
                 Phase::Streaming { position, previous_offset, holds_field_expiry: commit.holds_field_expiry }
             }
         };
-        Checkpoint { epoch: self.record.epoch, sequence: self.record.sequence + 1, copy: self.copy, phase }
+        Checkpoint {
+            holder: None,
+            epoch: self.record.epoch,
+            sequence: self.record.sequence + 1,
+            copy: self.copy,
+            phase,
+        }
     }
 
     /// Ends a transaction with this chunk; repeated on a new connection if, and only if, the target does not have it.
@@ -362,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_lost_claim_is_not_taken_for_a_transaction() {
-        let record = |sequence| Checkpoint { epoch: Epoch(1), sequence, copy: 1, phase: Phase::Copying };
+        let record = |sequence| Checkpoint { holder: None, epoch: Epoch(1), sequence, copy: 1, phase: Phase::Copying };
         let (stands, next) = (record(10), record(11));
         for (found, happened, same) in
             [(record(10), false, true), (record(11), true, false), (record(12), false, true), (record(13), true, false)]

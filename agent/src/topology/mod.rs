@@ -8,13 +8,15 @@ mod owner;
 mod ring;
 pub(crate) mod sentinel;
 mod siblings;
+mod unclaimed;
 
 pub(crate) use cluster::unchanged;
 pub use cluster::{members, prove, watch};
 pub use coverage::Proof;
 pub use owner::Owner;
 pub use ring::Ring;
-pub use siblings::{are_apart, delete_unclaimed, no_duplicates};
+pub use siblings::{are_apart, no_duplicates};
+pub use unclaimed::Others;
 
 use std::sync::Arc;
 

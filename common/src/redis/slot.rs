@@ -127,6 +127,21 @@ impl SlotSet {
         Self(Box::new([u64::MAX; SLOTS as usize / 64]))
     }
 
+    /// The smallest that is in it.
+    pub fn first(&self) -> Option<u16> {
+        self.iter().next()
+    }
+
+    /// All that are in it, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        (0..SLOTS).filter(|slot| self.contains(*slot))
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, slot: u16) {
+        let _within = self.insert_range(slot, slot);
+    }
+
     /// True if nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)

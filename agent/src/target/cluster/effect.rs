@@ -36,14 +36,14 @@ impl Writer {
     pub(super) async fn at_once(&mut self, what: Split, offset: u64, commit: &Commit) -> Result<()> {
         match what {
             Split::Everywhere(command) => self.everywhere(&command).await,
-            Split::Flush if self.slots.iter().any(|slot| offset <= slot.applied) => {
+            Split::Flush if self.has_applied(None, offset) => {
                 // Some slots are behind it already: emptying their masters again would cost them what came since.
                 self.copy_again().await
             }
             Split::Flush => {
                 self.everywhere(b"*1\r\n$8\r\nFLUSHALL\r\n").await?;
                 // The records went too. If this is cut off the next attempt misses them, and copies.
-                self.write_all_records();
+                self.write_all_records()?;
                 self.settle().await
             }
             Split::Effect(effect) => self.effect(effect, offset, commit).await,
@@ -110,7 +110,7 @@ impl Writer {
             if step.count > 0 {
                 // The record of this slot says that it is done; those of the others are written by what follows.
                 self.reached(commit, inside);
-                self.put(slot, &step.bytes, step.count, offset);
+                self.put(slot, &step.bytes, step.count, offset)?;
                 self.settle().await?;
             }
         }
@@ -123,7 +123,7 @@ impl Writer {
 
     /// True if the first step is to be made; an error if it cannot be made any more.
     async fn may_read_into(&mut self, to: u16, from: &[&Vec<u8>], offset: u64) -> Result<bool> {
-        let applied = |slot: u16| self.slots.get(usize::from(slot)).is_some_and(|slot| offset <= slot.applied);
+        let applied = |slot: u16| self.has_applied(Some(slot), offset);
         if applied(to) {
             return Ok(false);
         }
@@ -136,7 +136,7 @@ impl Writer {
     /// Leaves word on the target that only a new copy helps, and ends this attempt.
     async fn copy_again(&mut self) -> Result<()> {
         self.phase = Phase::Copying;
-        self.write_all_records();
+        self.write_all_records()?;
         self.settle().await?;
         Err(rewound("a command over several slots was half lost by the target: a new copy is needed"))
     }

@@ -2,6 +2,8 @@
 //! connection of this shard there that an earlier epoch or an earlier connection of ours has left: what these had sent and the
 //! master had not run is gone with them. So nothing of theirs can be applied behind what is read here.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
@@ -19,6 +21,15 @@ use crate::target::writer::{is_the_scripts_own, named};
 pub(super) struct Identity {
     pub(super) shard: ShardId,
     pub(super) epoch: Epoch,
+    /// The shards of the task share the records.
+    pub(super) shared: bool,
+}
+
+impl Identity {
+    /// The key of a slot's record.
+    fn key(&self, slot: u16) -> String {
+        record::key(&self.shard, self.shared, slot)
+    }
 }
 
 /// One thing to do; each is all or nothing on the target.
@@ -26,8 +37,8 @@ pub(super) struct Identity {
 pub(super) enum Item {
     /// Reads the record of a slot.
     Read(u16),
-    /// Writes the record of a slot, if it is still this one.
-    Swap { slot: u16, expected: Option<Checkpoint>, next: Checkpoint },
+    /// Writes the record of a slot, or removes it, if it is still this one.
+    Swap { slot: u16, expected: Option<Checkpoint>, next: Option<Checkpoint> },
     /// Commands and the record behind them, as one transaction.
     Write { slot: u16, commands: Bytes, count: u32, next: Checkpoint },
     /// A command that has no slot.
@@ -68,29 +79,34 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) async fn open(endpoint: &Endpoint, identity: &Identity) -> Result<Self> {
-        let Identity { shard, epoch } = identity;
+        let Identity { shard, epoch, .. } = identity;
         let name = format!("dts:{}:{}:{epoch}:{:08x}", shard.task, shard.index, rand::random::<u32>());
         let mut connection = Connection::open(endpoint).await?;
         connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
         let mut link = Self { identity: identity.clone(), name, connection };
-        link.evict().await?;
+        link.evict(&BTreeSet::new()).await?;
         Ok(link)
     }
 
-    /// Ends every other connection of this shard, unless a later epoch has one: then it is we who have to go.
-    pub(super) async fn evict(&mut self) -> Result<()> {
+    /// Ends every other connection of this shard, unless a later epoch has one: then it is we who have to go. Those of the shards that slots
+    /// were taken from are ended whatever their epoch: they come back, and read what is theirs.
+    pub(super) async fn evict(&mut self, taken_from: &BTreeSet<u32>) -> Result<()> {
         let Reply::Bulk(Some(list)) = self.connection.call(&[b"CLIENT", b"LIST"]).await? else {
             return Err(Error::new(Code::TargetPermission, "the target does not list its clients"));
         };
         let ours = format!("dts:{}:{}:", self.identity.shard.task, self.identity.shard.index);
+        let theirs: Vec<String> =
+            taken_from.iter().map(|index| format!("dts:{}:{index}:", self.identity.shard.task)).collect();
         for line in String::from_utf8_lossy(&list).lines() {
             let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             let (Some(id), Some(name)) = (field("id"), field("name")) else { continue };
-            let Some((epoch, _)) = name.strip_prefix(&ours).and_then(|rest| rest.split_once(':')) else { continue };
-            if name == self.name {
+            let epoch = name.strip_prefix(&ours).and_then(|rest| Some(rest.split_once(':')?.0));
+            if name == self.name || (epoch.is_none() && !theirs.iter().any(|theirs| name.starts_with(theirs))) {
                 continue;
             }
-            if epoch.parse::<u64>().is_ok_and(|epoch| epoch > self.identity.epoch.0) {
+            if let Some(epoch) = epoch
+                && epoch.parse::<u64>().is_ok_and(|epoch| epoch > self.identity.epoch.0)
+            {
                 return Err(Error::new(Code::Fenced, "a later epoch is connected to the target"));
             }
             self.connection.send(&command(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()])).await?;
@@ -121,26 +137,28 @@ impl Link {
 
     fn encode(&self, item: &Item, out: &mut Vec<u8>) {
         const SWAP: &[u8] = b"if (redis.call('GET', KEYS[1]) or '') == ARGV[1] then \
-            redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
-        let shard = &self.identity.shard;
+            if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end return 1 end return 0";
         match item {
-            Item::Read(slot) => resp::command(out, &[b"GET", record::key(shard, *slot).as_bytes()]),
+            Item::Read(slot) => resp::command(out, &[b"GET", self.identity.key(*slot).as_bytes()]),
             Item::Swap { slot, expected, next } => {
-                let expected = expected.as_ref().map(Checkpoint::encode).unwrap_or_default();
-                let key = record::key(shard, *slot);
-                let words = [b"EVAL", SWAP, b"1", key.as_bytes(), expected.as_bytes(), next.encode().as_bytes()]
-                    .map(<[u8]>::to_vec);
-                resp::command(out, &words.each_ref().map(Vec::as_slice));
+                let [expected, next] =
+                    [expected, next].map(|record| record.as_ref().map(Checkpoint::encode).unwrap_or_default());
+                let key = self.identity.key(*slot);
+                resp::command(out, &[b"EVAL", SWAP, b"1", key.as_bytes(), expected.as_bytes(), next.as_bytes()]);
             }
-            Item::Write { slot, count: 0, next, .. } => record::set(shard, *slot, next, out),
+            Item::Write { slot, count: 0, next, .. } => self.set(*slot, next, out),
             Item::Write { slot, commands, next, .. } => {
                 out.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n");
                 out.extend_from_slice(commands);
-                record::set(shard, *slot, next, out);
+                self.set(*slot, next, out);
                 out.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
             }
             Item::Command(bytes) => out.extend_from_slice(bytes),
         }
+    }
+
+    fn set(&self, slot: u16, record: &Checkpoint, out: &mut Vec<u8>) {
+        resp::command(out, &[b"SET", self.identity.key(slot).as_bytes(), record.encode().as_bytes()]);
     }
 }
 
@@ -242,9 +260,9 @@ fn command(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Removes keys of ours, record or not.
-pub(super) fn delete(shard: &ShardId, slot: u16) -> Item {
-    Item::Command(command(&[b"DEL", record::key(shard, slot).as_bytes()]).into())
+/// Removes a key of ours, there or not.
+pub(super) fn delete(key: &str) -> Item {
+    Item::Command(command(&[b"DEL", key.as_bytes()]).into())
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@ mod effect;
 mod ledger;
 mod lines;
 mod link;
+mod links;
 mod record;
 mod slot;
+pub mod territory;
 mod topology;
 mod writer;
 
 use dts_common::ids::{Epoch, ShardId};
 
-pub use claim::{claim, is_ours, release};
+pub use claim::{claim, release};
+pub use record::{Scope, scripts_key};
+pub use territory::SlotRecords;
 pub use topology::Topology;
 pub use writer::Writer;
 
@@ -30,6 +34,8 @@ pub struct Job {
     pub seed: Vec<Endpoint>,
     /// Keeps the rate.
     pub pace: Throttle,
+    /// The slots that it writes.
+    pub scope: Scope,
     /// What cannot be done exactly is left out and counted, instead of stopping the shard.
     pub skip: bool,
 }

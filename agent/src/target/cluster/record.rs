@@ -1,21 +1,70 @@
 //! The records of a cluster: one for every slot, in that slot, so that a slot's data and what is known of it are lost or kept
 //! together. Their form is that of a standalone target's record.
+//!
+//! A shard whose keys may be in any slot has a record of its own in each. The slots of a source cluster are those of the target: so
+//! the shards of one share *one* record a slot, which says whose the slot is.
 
 use dts_common::ids::{Epoch, ShardId};
 use dts_common::position::Position;
-use dts_common::redis::resp;
+use dts_common::redis::slot::{SLOTS, SlotSet};
 use dts_common::redis::slot_tag::tag;
 
-use crate::target::{Checkpoint, Phase, RESERVED_PREFIX};
+use crate::target::{Checkpoint, Phase, RESERVED_PREFIX, reserved_key};
+use crate::topology::Owner;
 
-/// The key of a slot's record.
-pub(super) fn key(shard: &ShardId, slot: u16) -> String {
-    format!("{RESERVED_PREFIX}{{{}}}:{}:{}:position", tag(slot), shard.task, shard.index)
+/// Which slots a shard has a record in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In every slot one of its own.
+    Every,
+    /// In these slots, which no other shard of the task has.
+    Slots(SlotSet),
 }
 
-/// The command that writes it.
-pub(super) fn set(shard: &ShardId, slot: u16, record: &Checkpoint, out: &mut Vec<u8>) {
-    resp::command(out, &[b"SET", key(shard, slot).as_bytes(), record.encode().as_bytes()]);
+impl Scope {
+    /// From what tells the shard's keys from the others'.
+    pub fn of(owner: &Owner) -> Self {
+        match owner {
+            Owner::Slots(slots) => Self::Slots(slots.clone()),
+            Owner::Everything | Owner::Codis(_) | Owner::Ring(..) | Owner::Unnamed => Self::Every,
+        }
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Slots(_))
+    }
+
+    pub(super) fn contains(&self, slot: u16) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Slots(slots) => slots.contains(slot),
+        }
+    }
+
+    /// All of them, in their order.
+    pub(super) fn slots(&self) -> Vec<u16> {
+        (0..SLOTS).filter(|slot| self.contains(*slot)).collect()
+    }
+}
+
+/// The key of a slot's record; `shared`: of all shards of the task.
+pub(super) fn key(shard: &ShardId, shared: bool, slot: u16) -> String {
+    let tag = tag(slot);
+    match shared {
+        true => format!("{RESERVED_PREFIX}{{{tag}}}:{}:position", shard.task),
+        false => format!("{RESERVED_PREFIX}{{{tag}}}:{}:{}:position", shard.task, shard.index),
+    }
+}
+
+/// The key under which a shard keeps scripts: where it may write.
+pub fn scripts_key(shard: &ShardId, scope: &Scope) -> String {
+    match scope {
+        Scope::Every => reserved_key(shard, "scripts"),
+        Scope::Slots(slots) => {
+            let tag = tag(slots.first().unwrap_or_default());
+            format!("{RESERVED_PREFIX}{{{tag}}}:{}:{}:scripts", shard.task, shard.index)
+        }
+    }
 }
 
 /// What all records together say: a position only if every slot has one of the same copy, and then the smallest.
@@ -40,7 +89,7 @@ pub(super) fn summary(epoch: Epoch, records: &[Checkpoint]) -> Checkpoint {
         None if records.iter().all(|record| record.phase == Phase::Claimed) => Phase::Claimed,
         None => Phase::Copying,
     };
-    Checkpoint { epoch, sequence: 0, copy, phase }
+    Checkpoint { holder: None, epoch, sequence: 0, copy, phase }
 }
 
 /// Up to where a record says that its slot is applied.
@@ -53,20 +102,24 @@ pub(super) fn offset(record: &Checkpoint) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use dts_common::redis::slot::{SLOTS, slot};
+    use dts_common::redis::slot::slot;
 
     use super::*;
 
     fn streaming(copy: u64, offset: u64) -> Checkpoint {
         let position = Position { history: None, offset, db: 0 };
         let phase = Phase::Streaming { position, previous_offset: 0, holds_field_expiry: offset == 7 };
-        Checkpoint { epoch: Epoch(1), sequence: 1, copy, phase }
+        Checkpoint { holder: None, epoch: Epoch(1), sequence: 1, copy, phase }
     }
 
     #[test]
     fn every_record_stands_in_its_slot() {
         let shard = ShardId { task: "0193-task".into(), index: 3 };
-        assert!((0..SLOTS).all(|number| slot(key(&shard, number).as_bytes()) == number));
+        for shared in [false, true] {
+            assert!((0..SLOTS).all(|number| slot(key(&shard, shared, number).as_bytes()) == number));
+        }
+        let slots = SlotSet::parse("7000-7100").unwrap();
+        assert_eq!(slot(scripts_key(&shard, &Scope::Slots(slots)).as_bytes()), 7000);
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Slot {
                 }
                 phase => phase,
             };
-            let next = Checkpoint { epoch: self.record.epoch, sequence: self.record.sequence + 1, copy, phase };
+            let next = Checkpoint { sequence: self.record.sequence + 1, copy, phase, ..self.record.clone() };
             self.sent = Some(Transaction { commands: bytes.into(), count, commits, next });
         }
         let sent = self.sent.as_ref()?;
@@ -119,6 +119,9 @@ impl Slot {
         if !was_applied && !is(&self.record) {
             return Err(match found.map(Checkpoint::decode).transpose()? {
                 None => rewound("a record on the target is gone"),
+                Some(other) if other.holder != self.record.holder => {
+                    rewound("another shard of the task has taken over a slot of this one")
+                }
                 Some(other) if other.epoch > self.record.epoch => fenced(&other, self.record.epoch),
                 Some(other) if other.sequence < self.record.sequence => {
                     rewound("a slot of the target does not hold what it confirmed")
@@ -162,7 +165,7 @@ mod tests {
     use super::*;
 
     fn slot() -> Slot {
-        Slot::new(5, Checkpoint { epoch: Epoch(3), sequence: 10, copy: 1, phase: streaming(100) })
+        Slot::new(5, Checkpoint { holder: Some(1), epoch: Epoch(3), sequence: 10, copy: 1, phase: streaming(100) })
     }
 
     fn streaming(offset: u64) -> Phase {
@@ -223,6 +226,7 @@ mod tests {
             slot().found(1, Some(record.encode().as_bytes())).unwrap_err().code
         };
         assert_eq!(stands(|record| record.epoch = Epoch(4)), Code::Fenced);
+        assert_eq!(stands(|record| (record.holder, record.epoch) = (Some(2), Epoch(4))), Code::TargetRewound);
         assert_eq!(stands(|record| record.sequence = 9), Code::TargetRewound);
         assert_eq!(stands(|record| record.sequence = 11), Code::Fenced);
         assert_eq!(slot().found(1, None).unwrap_err().code, Code::TargetRewound);

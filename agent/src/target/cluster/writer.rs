@@ -50,7 +50,8 @@ pub(super) const NO_SLOT: u16 = u16::MAX;
 pub struct Writer {
     pub(super) job: Job,
     pub(super) topology: Topology,
-    pub(super) slots: Vec<Slot>,
+    /// By number; those of other shards are missing.
+    slots: Vec<Option<Box<Slot>>>,
     pub(super) lines: Lines,
     events: mpsc::Receiver<Event>,
     ledger: Ledger,
@@ -86,20 +87,26 @@ impl Writer {
         job: Job,
         identity: Identity,
         topology: Topology,
-        records: Vec<Checkpoint>,
+        records: Vec<(u16, Checkpoint)>,
         before: Option<&Checkpoint>,
         retry: Retry,
     ) -> Self {
         let (sender, events) = mpsc::channel(64);
         let now = Instant::now();
-        let nothing = || Checkpoint { epoch: job.epoch, sequence: 0, copy: 0, phase: Phase::Claimed };
+        let nothing = || Checkpoint { holder: None, epoch: job.epoch, sequence: 0, copy: 0, phase: Phase::Claimed };
         let summary = before.cloned().unwrap_or_else(nothing);
         let applied = Applied { checkpoint: Some(summary.clone()), ..Applied::default() };
         let refreshed = (now, record::offset(&summary));
+        let mut slots: Vec<Option<Box<Slot>>> = (0..SLOTS).map(|_| None).collect();
+        for (number, record) in records {
+            if let Some(place) = slots.get_mut(usize::from(number)) {
+                *place = Some(Box::new(Slot::new(number, record)));
+            }
+        }
         Self {
             job,
             topology,
-            slots: records.into_iter().zip(0..SLOTS).map(|(record, slot)| Slot::new(slot, record)).collect(),
+            slots,
             lines: Lines::new(identity, sender),
             events,
             ledger: Ledger::default(),
@@ -140,11 +147,27 @@ impl Writer {
                     None => break,
                 },
                 event = self.events.recv() => self.handle(event)?,
-                () = sleep_until(until) => self.on_time(),
+                () = sleep_until(until) => self.on_time()?,
             }
         }
         // What does not get through is known by the records to be missing.
         timeout(DRAIN, self.settle()).await.unwrap_or(Ok(()))
+    }
+
+    fn slot(&self, number: u16) -> Option<&Slot> {
+        self.slots.get(usize::from(number))?.as_deref()
+    }
+
+    fn slot_mut(&mut self, number: u16) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(number))?.as_deref_mut()
+    }
+
+    /// True if an earlier attempt has brought this slot, or with `None` any slot, up to the offset.
+    pub(super) fn has_applied(&self, slot: Option<u16>, offset: u64) -> bool {
+        match slot {
+            Some(number) => self.slot(number).is_some_and(|slot| offset <= slot.applied),
+            None => self.slots.iter().flatten().any(|slot| offset <= slot.applied),
+        }
     }
 
     async fn take(&mut self, instruction: Instruction) -> Result<()> {
@@ -154,8 +177,8 @@ impl Writer {
                 self.settle().await?;
                 (self.copy, self.phase) = (copy, Phase::Copying);
                 self.applied.last = None;
-                self.slots.iter_mut().for_each(|slot| slot.applied = 0);
-                self.write_all_records();
+                self.slots.iter_mut().flatten().for_each(|slot| slot.applied = 0);
+                self.write_all_records()?;
                 self.ledger.close(None);
                 self.publish();
                 Ok(())
@@ -185,7 +208,7 @@ impl Writer {
         if commit.position.is_some() && self.phase == Phase::Copying {
             // The copy is over once every slot says so.
             self.reached(&commit, None);
-            self.write_all_records();
+            self.write_all_records()?;
         }
         self.dispatch(&bytes, &marks, &commit).await?;
         self.reached(&commit, None);
@@ -219,12 +242,12 @@ impl Writer {
                 Split::Nothing => {}
                 Split::Whole(slot) => {
                     self.cut(&mut group, mark, slot);
-                    self.put(slot, &raw, 1, offset);
+                    self.put(slot, &raw, 1, offset)?;
                 }
                 Split::Parts(parts) => {
                     for (slot, command) in parts {
                         self.cut(&mut group, mark, slot);
-                        self.put(slot, &command, 1, offset);
+                        self.put(slot, &command, 1, offset)?;
                     }
                 }
                 Split::Refused(why) => self.refused(&words, why)?,
@@ -262,17 +285,19 @@ impl Writer {
     }
 
     /// Adds commands to a slot, unless an earlier attempt has applied them.
-    pub(super) fn put(&mut self, number: u16, commands: &[u8], count: u32, offset: u64) {
+    pub(super) fn put(&mut self, number: u16, commands: &[u8], count: u32, offset: u64) -> Result<()> {
         let commit = self.ledger.current();
-        let Some(slot) = self.slots.get_mut(usize::from(number)) else { return };
+        let not_ours = || Error::new(Code::Internal, format!("a command for slot {number}, which is another shard's"));
+        let slot = self.slot_mut(number).ok_or_else(not_ours)?;
         if offset <= slot.applied {
-            return;
+            return Ok(());
         }
         if slot.add(commands, count, commit) {
             self.ledger.add(commit);
         }
         self.queued += commands.len();
         self.schedule(number);
+        Ok(())
     }
 
     /// Everything up to here was taken: to the end of a commit, or to an offset inside of it.
@@ -285,13 +310,14 @@ impl Writer {
     }
 
     /// Every slot gets a record with the phase of now, behind what waits for it.
-    pub(super) fn write_all_records(&mut self) {
-        (0..SLOTS).for_each(|slot| self.put(slot, &[], 0, u64::MAX));
+    pub(super) fn write_all_records(&mut self) -> Result<()> {
+        let ours: Vec<u16> = (0..SLOTS).filter(|slot| self.slot(*slot).is_some()).collect();
+        ours.into_iter().try_for_each(|slot| self.put(slot, &[], 0, u64::MAX))
     }
 
     /// Brings a slot that has work, and is at rest, in line.
     fn schedule(&mut self, number: u16) {
-        let Some(slot) = self.slots.get_mut(usize::from(number)) else { return };
+        let Some(slot) = self.slot(number) else { return };
         if slot.place != Place::Rest || !slot.has_work() {
             return;
         }
@@ -300,21 +326,24 @@ impl Writer {
             Some(owner) => self.lines.to(owner),
             None => Err(Instant::now() + ASK_AGAIN_AFTER),
         };
-        match line {
+        let place = match line {
             Ok(line) => {
-                slot.place = Place::Ready;
                 line.ready.push_back(number);
+                Place::Ready
             }
             Err(until) => {
-                slot.place = Place::Held;
                 self.held.insert((until, number));
                 self.ask(ASK_AFTER);
+                Place::Held
             }
+        };
+        if let Some(slot) = self.slot_mut(number) {
+            slot.place = place;
         }
     }
 
     fn rest(&mut self, number: u16) {
-        if let Some(slot) = self.slots.get_mut(usize::from(number))
+        if let Some(slot) = self.slot_mut(number)
             && slot.place != Place::Rest
         {
             slot.place = Place::Rest;
@@ -323,7 +352,7 @@ impl Writer {
     }
 
     fn hold(&mut self, number: u16, until: Instant) {
-        if let Some(slot) = self.slots.get_mut(usize::from(number)) {
+        if let Some(slot) = self.slot_mut(number) {
             slot.place = Place::Held;
             self.held.insert((until, number));
         }
@@ -338,7 +367,7 @@ impl Writer {
         for line in lines.open.values_mut().filter(|line| line.is_free()) {
             let number = line.number;
             line.begin(|slot| {
-                let slot = slots.get_mut(usize::from(slot))?;
+                let slot = slots.get_mut(usize::from(slot))?.as_deref_mut()?;
                 slot.place = Place::Sent;
                 slot.next(number, *copy, phase)
             });
@@ -353,7 +382,7 @@ impl Writer {
             let until = self.deadline();
             tokio::select! {
                 event = self.events.recv() => self.handle(event)?,
-                () = sleep_until(until) => self.on_time(),
+                () = sleep_until(until) => self.on_time()?,
             }
         }
         Ok(())
@@ -365,7 +394,7 @@ impl Writer {
         self.held.first().map_or(now + tick, |(until, _)| (*until).min(now + tick))
     }
 
-    fn on_time(&mut self) {
+    fn on_time(&mut self) -> Result<()> {
         let now = Instant::now();
         while let Some((until, number)) = self.held.first().copied()
             && until <= now
@@ -380,24 +409,25 @@ impl Writer {
         if self.lines.open.values().any(|line| !line.sent.is_empty() && line.since + LONG_ROUND < now) {
             self.ask(ASK_AFTER);
         }
-        self.refresh(now);
+        self.refresh(now)
     }
 
     /// A slot that nothing is written to must not hold the place back where the next attempt goes on.
-    fn refresh(&mut self, now: Instant) {
-        let Phase::Streaming { position, .. } = self.phase else { return };
+    fn refresh(&mut self, now: Instant) -> Result<()> {
+        let Phase::Streaming { position, .. } = self.phase else { return Ok(()) };
         let (at, offset) = self.refreshed;
         if self.dispatching || now < at + REFRESH_EVERY || position.offset < offset + REFRESH_BYTES {
-            return;
+            return Ok(());
         }
         self.refreshed = (now, position.offset);
         for number in 0..SLOTS {
             let behind = |slot: &Slot| !slot.has_work() && record::offset(&slot.record) < position.offset;
-            if self.slots.get(usize::from(number)).is_some_and(behind) {
-                self.put(number, &[], 0, u64::MAX);
+            if self.slot(number).is_some_and(behind) {
+                self.put(number, &[], 0, u64::MAX)?;
             }
         }
         self.ledger.close(None);
+        Ok(())
     }
 
     fn handle(&mut self, event: Option<Event>) -> Result<()> {
@@ -422,7 +452,7 @@ impl Writer {
         let asked = line.endpoint.clone();
         let (mut written, mut down) = (false, None);
         for (number_of_slot, outcome) in outcomes {
-            let slot = self.slots.get_mut(usize::from(number_of_slot));
+            let slot = self.slots.get_mut(usize::from(number_of_slot)).and_then(Option::as_deref_mut);
             let confirmed = match (slot, outcome) {
                 (Some(slot), Outcome::Found(found)) => slot.found(number, found.as_deref())?,
                 (Some(slot), Outcome::Done) => {
@@ -472,7 +502,7 @@ impl Writer {
         let Some((_, ready, sent)) = self.lines.close(number) else { return Ok(false) };
         let until = Instant::now() + AWAY;
         for number in sent {
-            match self.slots.get_mut(usize::from(number)) {
+            match self.slot_mut(number) {
                 Some(slot) => slot.lost(),
                 None => return Err(rewound("a command for every master was cut off at one")),
             }
@@ -546,7 +576,7 @@ impl Writer {
                         let until = self.deadline();
                         tokio::select! {
                             event = self.events.recv() => self.handle(event)?,
-                            () = sleep_until(until) => self.on_time(),
+                            () = sleep_until(until) => self.on_time()?,
                         }
                     }
                 }
