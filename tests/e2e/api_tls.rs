@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use dts_tests::dts::binary;
 use dts_tests::oracle::assert_equal;
+use dts_tests::port::free_port;
 use dts_tests::server::{Server, root};
 use dts_tests::tls::{Authority, Identity};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use crate::{state, until};
 
 const HERE: &[&str] = &["127.0.0.1"];
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process of ours, ended with its owner.
 struct Role(Child);
@@ -46,7 +47,7 @@ impl Fleet {
         let authority = Authority::new("fleet")?;
         let (shown, boss) = (authority.server(HERE)?, authority.client("boss")?);
         let (dir, _) = state()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(binary()?);
         command.args(["coordinator", "--listen", &address, "--operator", "boss", "--state-dir"]);

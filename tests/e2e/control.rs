@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use dts_tests::etcd::Etcd;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
-use dts_tests::server::{Server, free_port};
+use dts_tests::port::free_port;
+use dts_tests::server::Server;
 use serde_json::{Value, json};
 
 use crate::fleet::{Role, grpcurl, role, signal};
@@ -242,6 +243,7 @@ fn an_agent_dies_under_a_fleet_of_three_etcds_that_loses_its_leader() -> Result<
     control.call(1, "StartTask")?;
     control.follows(1, "first")?;
     let _second = control.agent("second")?;
+    until("a leading etcd", || Ok(control.etcd.leader().is_ok()))?;
     let member = control.etcd.leader()?;
     control.etcd.kill(member)?;
     drop(first);

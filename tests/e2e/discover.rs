@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use dts_tests::cluster::Cluster;
 use dts_tests::dts::{Dts, binary};
 use dts_tests::oracle::{assert_equal, assert_equal_nodes};
+use dts_tests::port::free_port;
 use dts_tests::server::Server;
 use dts_tests::spread::{Divided, Spread, client_of, fill};
 use serde_json::Value;
@@ -41,10 +42,6 @@ impl Drop for Program {
     }
 }
 
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 fn plain(port: u16) -> Result<TcpStream> {
     until("a server that answers", || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()))?;
     Ok(TcpStream::connect(("127.0.0.1", port))?)
@@ -70,7 +67,7 @@ fn a_key_behind_twemproxy_is_taken_from_its_owner_and_old_copies_are_named_for_e
     let dir = tempfile::tempdir()?;
     let (mut text, mut ports) = (String::new(), Vec::new());
     for (index, hash) in hashes.iter().enumerate() {
-        let (port, ring) = (free_port()?, ["ketama", "modula"][index % 2]);
+        let (port, ring) = (free_port(), ["ketama", "modula"][index % 2]);
         text += &format!(
             "p{index}:\n  listen: 127.0.0.1:{port}\n  hash: {hash}\n  hash_tag: \"{{}}\"\n  distribution: {ring}\n  redis: true\n  servers:\n"
         );
@@ -83,7 +80,7 @@ fn a_key_behind_twemproxy_is_taken_from_its_owner_and_old_copies_are_named_for_e
     let path = dir.path().join("nutcracker.yml");
     std::fs::write(&path, text)?;
     let config = path.to_str().context("a path")?;
-    let _proxy = Program::start("nutcracker", &["-c", config, "-s", &free_port()?.to_string()])?;
+    let _proxy = Program::start("nutcracker", &["-c", config, "-s", &free_port().to_string()])?;
     let target = Server::start("redis-7.0", &[])?;
     let mut wrong = Vec::new();
     for (index, port) in ports.iter().enumerate() {
@@ -227,7 +224,7 @@ fn a_cluster_is_found_from_any_node_and_read_at_replicas_that_are_in_step() -> R
 fn a_master_of_sentinels_is_followed_to_the_replica_that_they_promote() -> Result<()> {
     let (master, replica) = (Server::start("redis-7.0", SOURCE)?, Server::start("redis-7.0", SOURCE)?);
     let target = Server::start("redis-7.0", &[])?;
-    let (dir, port) = (tempfile::tempdir()?, free_port()?);
+    let (dir, port) = (tempfile::tempdir()?, free_port());
     let config = dir.path().join("sentinel.conf");
     let text = format!(
         "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 1000\n",

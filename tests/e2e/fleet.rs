@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use dts_tests::dts::binary;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
+use dts_tests::port::free_port;
 use dts_tests::server::{Server, root};
 
 use crate::{state, until};
@@ -46,7 +47,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     pub(crate) fn start() -> Result<Self> {
         let (dir, _) = state()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port();
         let mut fleet = Self { dir, address: format!("127.0.0.1:{port}"), coordinator: None, task: String::new() };
         fleet.start_coordinator()?;
         Ok(fleet)
@@ -198,7 +199,7 @@ fn a_third_party_client_administers_separate_coordinator_and_agents_through_fail
 #[test]
 fn the_shipped_units_start_coordinator_and_agent() -> Result<()> {
     let (dir, _) = state()?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port();
     let mut roles = Vec::new();
     for unit in ["dts-coordinator", "dts-agent"] {
         let text = std::fs::read_to_string(root().join("deploy").join(unit).with_extension("service"))?;

@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use dts_tests::cluster::Cluster;
 use dts_tests::dts::Dts;
 use dts_tests::oracle::assert_equal_nodes;
+use dts_tests::port::free_port;
 use dts_tests::server::Server;
 use dts_tests::spread::{Divided, Spread, client_of, fill};
 use serde_json::Value;
 
-use crate::discover::{Program, codis_group, codis_topology, free_port};
+use crate::discover::{Program, codis_group, codis_topology};
 use crate::{complete, keys_of_ours, state, until};
 
 const SOURCE: &[&str] = &["--repl-backlog-size", "32mb"];
@@ -274,7 +275,7 @@ fn servers_behind_twemproxy_go_into_a_cluster() -> Result<()> {
     let servers = (0..3).map(|_| Server::start("redis-6.2", SOURCE)).collect::<Result<Vec<_>>>()?;
     let sources: Vec<&Server> = servers.iter().collect();
     let target = Cluster::start("redis-7.0", 3, 0, &[])?;
-    let (dir, port) = (tempfile::tempdir()?, free_port()?);
+    let (dir, port) = (tempfile::tempdir()?, free_port());
     let config = dir.path().join("nutcracker.yml");
     let list: String = servers.iter().map(|server| format!("   - 127.0.0.1:{}:1\n", server.port)).collect();
     let text = format!(
@@ -282,7 +283,7 @@ fn servers_behind_twemproxy_go_into_a_cluster() -> Result<()> {
     );
     std::fs::write(&config, text)?;
     let config = config.to_str().context("a path")?;
-    let _proxy = Program::start("nutcracker", &["-c", config, "-s", &free_port()?.to_string()])?;
+    let _proxy = Program::start("nutcracker", &["-c", config, "-s", &free_port().to_string()])?;
     until("the proxy", || Ok(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()))?;
     // The proxy hangs up on what a client says of itself.
     let info = redis::IntoConnectionInfo::into_connection_info(format!("redis://127.0.0.1:{port}"))?;
@@ -307,7 +308,7 @@ fn servers_behind_twemproxy_go_into_a_cluster() -> Result<()> {
 fn a_master_of_sentinels_goes_into_a_cluster() -> Result<()> {
     let master = Server::start("redis-7.0", SOURCE)?;
     let target = Cluster::start("redis-7.0", 3, 0, &[])?;
-    let (dir, port) = (tempfile::tempdir()?, free_port()?);
+    let (dir, port) = (tempfile::tempdir()?, free_port());
     let config = dir.path().join("sentinel.conf");
     let at = dir.path().display();
     let text = format!("port {port}\nbind 127.0.0.1\ndir {at}\nsentinel monitor main 127.0.0.1 {} 1\n", master.port);

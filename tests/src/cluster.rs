@@ -12,9 +12,10 @@ use crate::server::Server;
 pub const SLOTS: u16 = 16_384;
 /// Keys that one step of a move takes along.
 const STEP: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(30);
-/// After so long without an answer a node counts as failed: short, so that failovers are quick.
-const NODE_TIMEOUT_MS: &str = "1500";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// After so long without an answer a node counts as failed: short, so that failovers are quick; not so short that a busy
+/// machine makes some.
+const NODE_TIMEOUT_MS: &str = "2500";
 
 /// A running cluster. The first `masters` nodes began as masters, in the order of their slots.
 pub struct Cluster {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::server::{free_port, root};
+use crate::port::free_port;
+use crate::server::root;
 
 /// A running cluster.
 pub struct Etcd {
@@ -97,7 +98,7 @@ impl Etcd {
     }
 
     fn serves(&self, at: usize) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while let Err(error) = self.ctl_of(&[at], &["get", "no-such-key"]) {
             // With users it answers that it wants one.
             if error.to_string().contains("user name is empty") {
@@ -155,7 +156,7 @@ impl Etcd {
     fn ctl_of(&self, members: &[usize], arguments: &[&str]) -> Result<String> {
         let endpoints: Vec<&str> = members.iter().map(|at| self.members[*at].endpoint.as_str()).collect();
         let mut command = Command::new(program("etcdctl"));
-        command.env("ETCDCTL_API", "3").args(["--dial-timeout", "1s", "--command-timeout", "2s", "--endpoints"]);
+        command.env("ETCDCTL_API", "3").args(["--dial-timeout", "2s", "--command-timeout", "5s", "--endpoints"]);
         let output = command.arg(endpoints.join(",")).args(&self.login).args(arguments).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)

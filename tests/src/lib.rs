@@ -8,6 +8,7 @@ pub mod etcd;
 pub mod load;
 pub mod oracle;
 pub mod patterns;
+pub mod port;
 pub mod proxy;
 pub mod server;
 pub mod spread;

@@ -1,19 +1,20 @@
 //! A real server of one version, on a port of its own, ended with its owner.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use redis::Connection;
 
-/// Below the ephemeral range.
-static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+use crate::port::free_port;
 
 /// A server that never starts has wrong options.
 const STARTS: usize = 10;
+
+/// A link that breaks goes on where it was, however long a busy machine takes to bring it back. Tests that want a source
+/// which forgets give it less.
+const BACKLOG: [&str; 2] = ["--repl-backlog-size", "64mb"];
 
 /// A running server.
 pub struct Server {
@@ -28,21 +29,6 @@ pub struct Server {
 /// The root of the checkout.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// A node of a cluster listens for the others so far above its port.
-const BUS: u16 = 10_000;
-
-/// A port that nobody listens on now.
-pub fn free_port() -> u16 {
-    let base = 12_000 + u16::try_from(std::process::id() % 8000).unwrap_or(0);
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    loop {
-        let port = base.saturating_add(NEXT_PORT.fetch_add(1, Ordering::Relaxed) % 2000);
-        if free(port) && free(port + BUS) {
-            return port;
-        }
-    }
 }
 
 impl Server {
@@ -69,7 +55,7 @@ impl Server {
         let dir = tempfile::tempdir()?;
         let mut command = Command::new(program);
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
-        command.args(options).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(BACKLOG).args(options).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("{}: run `make setup`", program.display()))?;
         let password = options.iter().position(|option| *option == "--requirepass").and_then(|at| options.get(at + 1));
         let mut server = Self { child, command, port, password: password.map(|text| (*text).to_owned()), dir };
@@ -98,7 +84,7 @@ impl Server {
 
     /// Waits until it answers; false if it is somebody else who does, or its ports were taken.
     fn is_ours(&mut self) -> Result<bool> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match self.connect() {
                 Ok(mut connection) => {
@@ -129,9 +115,9 @@ impl Server {
     /// Makes it a replica of `master`, and waits until it is in step.
     pub fn follow(&self, master: &Server) -> Result<()> {
         redis::cmd("SLAVEOF").arg("127.0.0.1").arg(master.port).exec(&mut self.connect()?)?;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.info("master_link_status")? != "up" {
-            ensure!(Instant::now() < deadline, "no replica within 30 s");
+            ensure!(Instant::now() < deadline, "no replica within 60 s");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -156,7 +142,7 @@ impl Server {
     pub fn connect(&self) -> Result<Connection> {
         let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
         let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
-        let connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
+        let connection = client.get_connection_with_timeout(Duration::from_secs(20))?;
         connection.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(connection)
     }

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::server::Server;
 
 const PACE: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Traffic until it is stopped.
 pub struct Spread {

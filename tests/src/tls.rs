@@ -9,7 +9,8 @@ use rcgen::{
     KeyPair,
 };
 
-use crate::server::{Server, free_port};
+use crate::port::free_port;
+use crate::server::Server;
 
 /// A certificate authority of one's own.
 pub struct Authority {

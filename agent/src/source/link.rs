@@ -71,6 +71,8 @@ impl Link<'_> {
             }
             (Answer::Full { history, offset }, _) => {
                 self.snapshot(&mut wire, Some(history), offset).await?;
+                // The copy is whole in the spool: a link that breaks before the first command goes on behind it.
+                *self.wanted = Some(Wanted { history, offset });
                 (Some(history), offset)
             }
             (Answer::Plain, _) => {
