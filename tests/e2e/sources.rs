@@ -164,6 +164,27 @@ fn payloads_from_disk_and_from_a_socket_are_taken_and_never_a_second_channel() -
 }
 
 #[test]
+fn what_we_say_during_a_snapshot_and_behind_it_is_understood_by_a_source_that_reads_it_all_at_once() -> Result<()> {
+    for version in ["redis-2.8", "redis-3.2"] {
+        let source = Server::start(version, &[])?;
+        let target = Server::start(version, &[])?;
+        keys(&source, 100)?;
+        let load = Load::start(&source)?;
+        let proxy = Proxy::before(&source)?;
+        proxy.weather.gather_ms.store(60, Ordering::Relaxed);
+        let (_dir, state) = state()?;
+        let dts = Dts::migrate(&proxy.url(), &target.url(), &state, &[])?;
+        dts.wait_for("a stream", |event| {
+            assert_ne!(event["event"], "retrying", "{version}: {event}");
+            event["applied_commands"].as_u64() > Some(500)
+        })?;
+        load.stop()?;
+        completes_equal(dts, &state, &source, &target).context(version)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_source_without_psync_is_read_by_sync_and_one_without_both_is_refused_by_name() -> Result<()> {
     for version in ["redis-2.8", "redis-3.2", "redis-7.0", "redis-8.10", "valkey-9.1"] {
         let target = Server::start(version, &[])?;

@@ -18,6 +18,8 @@ const BEAT: Duration = Duration::from_millis(5);
 pub struct Weather {
     /// Bytes a second towards the server, over all connections; 0: as fast as it goes.
     pub upload: AtomicU64,
+    /// So many ms go by before what has come meanwhile is passed on towards the server, together.
+    pub gather_ms: AtomicU64,
     /// Nothing passes, and nobody is told.
     pub silent: AtomicBool,
     /// How many more connections are cut once the server has answered `cut_after` bytes.
@@ -108,6 +110,9 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, up: bool, weather: &Weather) -
     let before = weather.uploaded.load(Ordering::Relaxed);
     let mut altered = false;
     loop {
+        if up {
+            std::thread::sleep(Duration::from_millis(weather.gather_ms.load(Ordering::Relaxed)));
+        }
         let length = from.read(&mut piece)?;
         if length == 0 {
             return Ok(());

@@ -166,8 +166,9 @@ impl Link<'_> {
                     if heard.elapsed() > SNAPSHOT_SILENCE {
                         return Err(wire.lost(&format!("silent for {} s in a snapshot", SNAPSHOT_SILENCE.as_secs())));
                     }
-                    // An ACK now could start the stream before the mark was seen; a newline only says that we live.
-                    wire.write(b"\n").await?;
+                    // An ACK now could start the stream before the mark was seen; an empty line only says that we live. Up to
+                    // 4.0 a source takes two bytes for its end, and would read what follows a bare newline without its first.
+                    wire.write(b"\r\n").await?;
                 }
             }
         }
