@@ -10,6 +10,7 @@ mod show;
 mod sources;
 mod task;
 mod tls;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,10 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// Stopped, and resumable.
 const STOPPED: u8 = 3;
+/// `dts verify`: the two sides differ.
+const DIFFERS: u8 = 4;
+/// `dts verify`: no difference was found, but of some keys it could not be told.
+const UNDECIDED: u8 = 5;
 
 /// Data Transmission Service for Redis: moves a running Redis into another Redis or Valkey and keeps the two in step.
 #[derive(Debug, Parser)]
@@ -39,6 +44,8 @@ struct Cli {
 enum Command {
     /// Move one Redis into another from here: coordinator, agent and store in one process.
     Migrate(Box<migrate::Arguments>),
+    /// Compare what two Redis hold, in both directions. Ends with 0: equal, 4: they differ, 5: undecided.
+    Verify(Box<verify::Arguments>),
     /// Find the nodes of a cluster, sentinels' masters, twemproxy's or codis's servers; says what would be read, and starts nothing.
     Discover(sources::Discover),
     /// Administer tasks of a coordinator.
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
     let level = match &cli.command {
         Command::Migrate(arguments) if arguments.shows_progress() => "warn",
+        Command::Verify(_) => "warn",
         _ => "info",
     };
     let guard = match dts_common::telemetry::init(level, cli.otlp_endpoint.as_deref()) {
@@ -86,6 +94,7 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
     };
     let code = match cli.command {
         Command::Migrate(arguments) => Box::pin(migrate::run(*arguments, secrets)).await,
+        Command::Verify(arguments) => Box::pin(verify::run(*arguments, secrets)).await,
         Command::Discover(arguments) => ended(sources::run(arguments, secrets).await),
         Command::Task(arguments) => ended(task::run(arguments).await),
         Command::Agents(coordinator) => ended(task::agents(coordinator).await),

@@ -202,12 +202,34 @@ pub(crate) fn login(
     file: Option<&str>,
     tls: &TlsArguments,
 ) -> Result<Endpoint> {
+    reach(&[option, "discover"], url, given, file, "DTS_SOURCE_PASSWORD", |on| tls.source(on))
+}
+
+/// The same of the target.
+pub(crate) fn login_at_target(
+    url: &str,
+    given: &argv::Secrets,
+    file: Option<&str>,
+    tls: &TlsArguments,
+) -> Result<Endpoint> {
+    reach(&["target"], url, given, file, "DTS_TARGET_PASSWORD", |on| tls.target(on))
+}
+
+fn reach(
+    options: &[&str],
+    url: &str,
+    given: &argv::Secrets,
+    file: Option<&str>,
+    variable: &str,
+    tls: impl Fn(bool) -> Result<Option<v1::Tls>>,
+) -> Result<Endpoint> {
     let Address { tls: on, host, port, username, password } = Address::parse(url)?;
-    let passwords = [option, "discover"].map(|option| given.passwords.get(&argv::name_of(option, url)).cloned());
-    let [own, entry] = passwords;
     let password = match file {
         Some(path) => Some(read_file(path)?),
-        None => own.or(entry).or(password).or_else(|| std::env::var("DTS_SOURCE_PASSWORD").ok()),
+        None => {
+            let handed = options.iter().find_map(|option| given.passwords.get(&argv::name_of(option, url)).cloned());
+            handed.or(password).or_else(|| std::env::var(variable).ok())
+        }
     };
     let mut secrets = dts_agent::secret::Secrets::default();
     let secret = password.map(|password| {
@@ -216,5 +238,5 @@ pub(crate) fn login(
     });
     let credential =
         (secret.is_some() || !username.is_empty()).then_some(v1::Credential { username, secret, password_set: false });
-    Ok(secrets.resolve(&v1::Endpoint { host, port, credential, tls: tls.source(on)? })?)
+    Ok(secrets.resolve(&v1::Endpoint { host, port, credential, tls: tls(on)? })?)
 }

@@ -17,6 +17,7 @@ mod size;
 mod sources;
 mod tls;
 mod topology;
+mod verify;
 mod versions;
 
 use std::path::{Path, PathBuf};
