@@ -7,8 +7,10 @@ use dts_common::error::{Code, Error, Result};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{self, Identity};
+use crate::control::{self, Us};
 use crate::coordinator::Coordinator;
+use crate::profile::{Identity, Profile};
+use crate::reach::Prober;
 use crate::secret::Secrets;
 use crate::supervisor::Supervisor;
 
@@ -23,6 +25,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Passwords by name.
     pub secrets: Secrets,
+    /// Where it stands and what it takes.
+    pub profile: Profile,
 }
 
 /// Runs until cancelled, or until the coordinator refuses this agent for good. Shards are stopped, not abandoned.
@@ -37,9 +41,13 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|error| Error::new(Code::AgentDisk, format!("{}: {error}", config.state_dir.display())))?;
     let changed = Arc::new(Notify::new());
-    let identity = Identity { agent_id: config.id, instance_id: uuid::Uuid::new_v4().to_string() };
-    let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, changed.clone());
-    let ended = control::run(&config.coordinators, identity, &mut supervisor, changed, cancel).await;
+    let budgets = config.profile.budgets;
+    let identity = Identity::new(config.id, config.profile, &config.state_dir);
+    let prober = Prober::start(config.secrets.clone(), changed.clone());
+    let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, budgets, changed.clone());
+    let us = Us { identity, prober: &prober, changed };
+    let ended = control::run(&config.coordinators, &us, &mut supervisor, cancel).await;
     supervisor.stop().await;
+    prober.stop().await;
     ended
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dts_common::backoff::Backoff;
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::agent_service_client::AgentServiceClient;
-use dts_proto::v1::{AgentMessage, CoordinatorMessage, Register, Report, agent_message, coordinator_message};
+use dts_proto::v1::{AgentMessage, CoordinatorMessage, Report, agent_message, coordinator_message};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,34 +15,36 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code as GrpcCode, Status, Streaming};
 
 use crate::coordinator::{Coordinator, reasons};
+use crate::profile::Identity;
+use crate::reach::Prober;
 use crate::supervisor::Supervisor;
 
-const PROTOCOL_VERSION: u32 = 1;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Unread reports; a coordinator that does not read is gone.
 const REPORTS_AHEAD: usize = 8;
 
-/// Who we are to the coordinator.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Stable name.
-    pub agent_id: String,
-    /// This process.
-    pub instance_id: String,
+/// What every session is held with.
+#[derive(Debug)]
+pub struct Us<'a> {
+    /// Who we are.
+    pub identity: Identity,
+    /// Measures the way to servers.
+    pub prober: &'a Prober,
+    /// Notified when there is something to report.
+    pub changed: Arc<Notify>,
 }
 
 /// Sessions, one after the other, at one coordinator after the other, until cancelled or refused for good.
 pub async fn run(
     coordinators: &[Coordinator],
-    identity: Identity,
+    us: &Us<'_>,
     supervisor: &mut Supervisor,
-    changed: Arc<Notify>,
     cancel: CancellationToken,
 ) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     for coordinator in coordinators.iter().cycle() {
         let ended = tokio::select! {
-            ended = session(coordinator, &identity, supervisor, &changed, &mut backoff) => ended,
+            ended = session(coordinator, us, supervisor, &mut backoff) => ended,
             () = cancel.cancelled() => return Ok(()),
         };
         let refused = match ended.code() {
@@ -68,14 +70,8 @@ pub async fn run(
 }
 
 /// One session; gives why it ended.
-async fn session(
-    coordinator: &Coordinator,
-    identity: &Identity,
-    supervisor: &mut Supervisor,
-    changed: &Notify,
-    backoff: &mut Backoff,
-) -> Status {
-    match try_session(coordinator, identity, supervisor, changed, backoff).await {
+async fn session(coordinator: &Coordinator, us: &Us<'_>, supervisor: &mut Supervisor, backoff: &mut Backoff) -> Status {
+    match try_session(coordinator, us, supervisor, backoff).await {
         Ok(()) => Status::unavailable("the coordinator ended the session"),
         Err(status) => status,
     }
@@ -83,9 +79,8 @@ async fn session(
 
 async fn try_session(
     coordinator: &Coordinator,
-    identity: &Identity,
+    us: &Us<'_>,
     supervisor: &mut Supervisor,
-    changed: &Notify,
     backoff: &mut Backoff,
 ) -> std::result::Result<(), Status> {
     let late = |_| Status::deadline_exceeded("no answer");
@@ -95,13 +90,7 @@ async fn try_session(
         .map_err(late)?
         .map_err(|error| Status::unavailable(reasons(&error)))?;
     let (reports, outgoing) = mpsc::channel(REPORTS_AHEAD);
-    let register = Register {
-        agent_id: identity.agent_id.clone(),
-        instance_id: identity.instance_id.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        protocol_version: PROTOCOL_VERSION,
-    };
-    let register = AgentMessage { message: Some(agent_message::Message::Register(register)) };
+    let register = AgentMessage { message: Some(agent_message::Message::Register(us.identity.register())) };
     reports.try_send(register).map_err(|_| Status::internal("no room for the first message"))?;
     let mut client = AgentServiceClient::new(channel);
     let opened = Box::pin(client.session(ReceiverStream::new(outgoing)));
@@ -110,23 +99,24 @@ async fn try_session(
         Some(coordinator_message::Message::Welcome(welcome)) => welcome,
         _ => return Err(Status::internal("the coordinator did not say welcome")),
     };
-    tracing::info!(agent = identity.agent_id, "registered");
+    tracing::info!(agent = us.identity.agent_id, "registered");
     backoff.reset();
     let mut beat = interval(Duration::from_millis(u64::from(welcome.report_interval_ms).clamp(50, 60_000)));
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut newest = 0;
+    let (mut newest, mut told) = (0, 0);
     loop {
         tokio::select! {
             message = next(&mut incoming) => match message? {
                 Some(coordinator_message::Message::Desired(desired)) if desired.revision >= newest => {
                     newest = desired.revision;
+                    us.prober.ask(desired.probes.clone());
                     supervisor.reconcile(desired).await;
                 }
                 Some(_) => {}
                 None => return Ok(()),
             },
-            _ = beat.tick() => report(supervisor, &reports).await?,
-            () = changed.notified() => report(supervisor, &reports).await?,
+            _ = beat.tick() => report(us, supervisor, &mut told, &reports).await?,
+            () = us.changed.notified() => report(us, supervisor, &mut told, &reports).await?,
         }
     }
 }
@@ -137,8 +127,14 @@ async fn next(
     Ok(incoming.message().await?.and_then(|message| message.message))
 }
 
-async fn report(supervisor: &Supervisor, reports: &mpsc::Sender<AgentMessage>) -> std::result::Result<(), Status> {
-    let report = Report { shards: supervisor.report() };
+async fn report(
+    us: &Us<'_>,
+    supervisor: &Supervisor,
+    told: &mut u64,
+    reports: &mpsc::Sender<AgentMessage>,
+) -> std::result::Result<(), Status> {
+    let free_disk_bytes = us.identity.free_disk();
+    let report = Report { shards: supervisor.report(), free_disk_bytes, reaches: us.prober.news(told) };
     let message = AgentMessage { message: Some(agent_message::Message::Report(report)) };
     let sent = timeout(CONNECT_TIMEOUT, reports.send(message)).await;
     matches!(sent, Ok(Ok(()))).then_some(()).ok_or_else(|| Status::unavailable("the coordinator takes no reports"))

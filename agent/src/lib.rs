@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod apply;
+pub mod budget;
 pub mod client;
 pub mod compare;
 pub mod complete;
@@ -20,6 +21,8 @@ pub mod limits;
 pub mod observe;
 pub mod outlet;
 pub mod pipeline;
+pub mod profile;
+pub mod reach;
 pub mod restore;
 pub mod retry;
 pub mod route;

@@ -84,7 +84,7 @@ mod tests {
 
     fn endpoint(secret: Secret) -> v1::Endpoint {
         let credential = v1::Credential { username: String::new(), secret: Some(secret), password_set: false };
-        v1::Endpoint { host: "h".into(), port: 6379, credential: Some(credential), tls: None }
+        v1::Endpoint { host: "h".into(), port: 6379, credential: Some(credential), ..v1::Endpoint::default() }
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl Board {
     }
 }
 
-fn reason(error: &Error) -> v1::Reason {
+/// As it goes over the wire.
+pub fn reason(error: &Error) -> v1::Reason {
     let Error { code, .. } = error;
     v1::Reason {
         code: Code::as_str(*code).to_owned(),

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use dts_common::error::{Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 use dts_common::selection::Selection;
-use dts_proto::v1::{self, Assignment, DesiredState, Directive, ShardReport};
+use dts_proto::v1::{self, Assignment, Budgets, DesiredState, Directive, ShardReport};
 use tokio::sync::{Notify, watch};
 
+use crate::budget::{Claim, divide};
 use crate::limits::Limits;
 use crate::pipeline::Job;
 use crate::secret::Secrets;
@@ -22,8 +23,12 @@ use crate::topology::Topology;
 pub struct Supervisor {
     state_dir: PathBuf,
     secrets: Secrets,
+    /// What all shards may use together.
+    budgets: Budgets,
     changed: Arc<Notify>,
     shards: HashMap<ShardId, (Epoch, Slot)>,
+    /// What each would have alone.
+    limits: HashMap<ShardId, Limits>,
 }
 
 #[derive(Debug)]
@@ -35,28 +40,42 @@ enum Slot {
 
 impl Supervisor {
     /// No shards yet; `changed` is notified when one of them has something to report.
-    pub fn new(state_dir: &Path, secrets: Secrets, changed: Arc<Notify>) -> Self {
-        Self { state_dir: state_dir.to_owned(), secrets, changed, shards: HashMap::new() }
+    pub fn new(state_dir: &Path, secrets: Secrets, budgets: Budgets, changed: Arc<Notify>) -> Self {
+        let (state_dir, shards, limits) = (state_dir.to_owned(), HashMap::new(), HashMap::new());
+        Self { state_dir, secrets, budgets, changed, shards, limits }
     }
 
     /// Makes the running shards those that are desired.
     pub async fn reconcile(&mut self, desired: DesiredState) {
         let mut old = std::mem::take(&mut self.shards);
+        self.limits.clear();
         for assignment in desired.assignments {
             let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
             let epoch = Epoch(assignment.epoch);
+            self.limits.insert(id.clone(), assignment.limits.unwrap_or_default().into());
             let slot = match old.remove(&id) {
                 Some((held, slot)) if held == epoch => {
                     slot.direct(assignment.directive());
-                    slot.limit(assignment.limits.unwrap_or_default().into());
                     slot
                 }
                 before => self.start(&id, &assignment, before.and_then(|(_, slot)| slot.running())),
             };
             self.shards.insert(id, (epoch, slot));
         }
+        self.divide();
         let stopped = old.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
+    }
+
+    /// Gives every shard its share of the budgets.
+    fn divide(&self) {
+        let all: Vec<_> = self.shards.iter().filter_map(|(id, slot)| Some((slot, *self.limits.get(id)?))).collect();
+        let held = |slot: &Slot| slot.board().read().spool.unwrap_or_default();
+        let claims: Vec<_> =
+            all.iter().map(|((_, slot), limits)| Claim { limits: *limits, held: held(slot) }).collect();
+        for (((_, slot), _), limits) in all.iter().zip(divide(&self.budgets, &claims)) {
+            slot.limit(limits);
+        }
     }
 
     fn start(&self, id: &ShardId, assignment: &Assignment, before: Option<Running>) -> Slot {

@@ -3,7 +3,9 @@
 mod address;
 mod argv;
 mod event;
+mod fleet;
 mod migrate;
+mod place;
 mod selection;
 mod serve;
 mod show;
@@ -50,7 +52,9 @@ enum Command {
     Discover(sources::Discover),
     /// Administer tasks of a coordinator.
     Task(task::Arguments),
-    /// List the agents of a coordinator.
+    /// See and direct the agents of a coordinator: cordon, drain, pin.
+    Fleet(fleet::Arguments),
+    /// List the agents of a coordinator; short for `dts fleet list`.
     Agents(task::Coordinator),
     /// Run a coordinator: alone with an embedded store, or one of many over etcd.
     Coordinator(Box<serve::CoordinatorArguments>),
@@ -97,7 +101,8 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         Command::Verify(arguments) => Box::pin(verify::run(*arguments, secrets)).await,
         Command::Discover(arguments) => ended(sources::run(arguments, secrets).await),
         Command::Task(arguments) => ended(task::run(arguments).await),
-        Command::Agents(coordinator) => ended(task::agents(coordinator).await),
+        Command::Agents(coordinator) => ended(fleet::agents(coordinator).await),
+        Command::Fleet(arguments) => ended(fleet::run(arguments).await),
         Command::Coordinator(arguments) => ended(serve::coordinator(*arguments).await),
         Command::Agent(arguments) => ended(serve::agent(arguments).await),
     };

@@ -160,7 +160,7 @@ impl Plan {
                     password_set: false,
                 });
                 let tls = if side == "source" { arguments.tls.source(tls)? } else { arguments.tls.target(tls)? };
-                Ok(Endpoint { host, port, credential, tls })
+                Ok(Endpoint { host, port, credential, tls, ..Endpoint::default() })
             };
         let mut sources = Vec::new();
         for (number, (url, password)) in found.urls.into_iter().enumerate() {
@@ -210,6 +210,7 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
         coordinators: vec![dts_agent::coordinator::Coordinator::plain(format!("http://{address}"))],
         state_dir: arguments.state_dir.join("agent"),
         secrets: plan.secrets,
+        profile: dts_agent::profile::Profile::default(),
     };
     let agent_ends = ends.child_token();
     let agent = tokio::spawn(dts_agent::app::run(agent, agent_ends.clone()));

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::place::ProfileArguments;
 use crate::task::with_scheme;
 use crate::tls::CoordinatorTls;
 
@@ -108,6 +109,8 @@ pub(crate) struct AgentArguments {
     #[arg(long = "secret", value_name = "NAME=env:VARIABLE|file:PATH")]
     secrets: Vec<String>,
     #[command(flatten)]
+    profile: ProfileArguments,
+    #[command(flatten)]
     tls: CoordinatorTls,
 }
 
@@ -127,11 +130,12 @@ pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {
         let (name, value) = read_secret(secret)?;
         secrets.insert(name, value);
     }
-    let AgentArguments { coordinator, name: id, state_dir, tls, .. } = arguments;
+    let AgentArguments { coordinator, name: id, state_dir, profile, tls, .. } = arguments;
+    let profile = profile.profile()?;
     let coordinators = coordinator.iter().map(|address| tls.clone().at(&with_scheme(address)));
     let coordinators = coordinators.collect::<Result<Vec<_>>>()?;
     eprintln!("agent {id} of {}", coordinator.join(", "));
-    let config = dts_agent::app::Config { id, coordinators, state_dir, secrets };
+    let config = dts_agent::app::Config { id, coordinators, state_dir, secrets, profile };
     Ok(dts_agent::app::run(config, until_signal()?).await?)
 }
 

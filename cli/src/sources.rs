@@ -238,5 +238,5 @@ fn reach(
     });
     let credential =
         (secret.is_some() || !username.is_empty()).then_some(v1::Credential { username, secret, password_set: false });
-    Ok(secrets.resolve(&v1::Endpoint { host, port, credential, tls: tls(on)? })?)
+    Ok(secrets.resolve(&v1::Endpoint { host, port, credential, tls: tls(on)?, ..v1::Endpoint::default() })?)
 }

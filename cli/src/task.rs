@@ -1,4 +1,4 @@
-//! `dts task …`, `dts agents`: a client of the coordinator's API.
+//! `dts task …`: a client of the coordinator's API.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, CrossSlot, DeleteTaskRequest, Endpoint,
-    GetTaskRequest, Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest,
-    Task, TaskSpec, Tls, UpdateTaskRequest, WatchTaskRequest,
+    GetTaskRequest, Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, Refusal, ResumeTaskRequest,
+    StartTaskRequest, Task, TaskSpec, Tls, UpdateTaskRequest, WatchTaskRequest,
 };
 use serde_json::json;
 use tonic::Status;
@@ -24,6 +24,7 @@ use tonic_types::StatusExt as _;
 use crate::address::Address;
 use crate::argv;
 use crate::event::{self, Rates};
+use crate::place::Places;
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
 use crate::sources::{self, Sources};
@@ -45,7 +46,7 @@ pub(crate) struct Coordinator {
     state_dir: Option<PathBuf>,
     /// JSON instead of tables.
     #[arg(long, global = true)]
-    json: bool,
+    pub(crate) json: bool,
     #[command(flatten)]
     tls: CoordinatorTls,
 }
@@ -115,6 +116,8 @@ struct Create {
     start: bool,
     #[command(flatten)]
     selecting: Selecting,
+    #[command(flatten)]
+    places: Places,
 }
 
 #[derive(Debug, Args)]
@@ -193,7 +196,7 @@ pub(crate) fn explain(status: &Status) -> anyhow::Error {
 
 impl Coordinator {
     /// To the first coordinator that knows of a leader; waits while one is being elected.
-    async fn channel(&self) -> Result<Channel> {
+    pub(crate) async fn channel(&self) -> Result<Channel> {
         let addresses = match &self.state_dir {
             Some(dir) => vec![endpoint_of(dir)?],
             None => self.coordinator.clone(),
@@ -322,26 +325,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn agents(coordinator: Coordinator) -> Result<()> {
-    let mut client = FleetServiceClient::new(coordinator.channel().await?);
-    let listed = client.list_agents(ListAgentsRequest { page_size: 1000, page_token: String::new() }).await;
-    let mut table = Table::new();
-    table.set_header(["agent", "alive", "shards", "version"]);
-    for agent in listed.map_err(|status| explain(&status))?.into_inner().agents {
-        if coordinator.json {
-            println!(
-                "{}",
-                json!({"id": agent.id, "alive": agent.alive, "shards": agent.shards, "version": agent.version})
-            );
-        }
-        table.add_row([agent.id, agent.alive.to_string(), agent.shards.to_string(), agent.version]);
-    }
-    if !coordinator.json {
-        println!("{table}");
-    }
-    Ok(())
-}
-
 async fn all(client: &mut TaskServiceClient<Channel>) -> Result<Vec<Task>> {
     let (mut tasks, mut page_token) = (Vec::new(), String::new());
     loop {
@@ -383,7 +366,7 @@ async fn spec(create: Create) -> Result<TaskSpec> {
         let secret = variable.map(Secret::PasswordEnv).or(password.map(Secret::Password));
         let credential =
             (secret.is_some() || !username.is_empty()).then_some(Credential { username, secret, password_set: false });
-        Ok(Endpoint { host, port, credential, tls: side(&create.tls, tls)? })
+        Ok(Endpoint { host, port, credential, tls: side(&create.tls, tls)?, ..Endpoint::default() })
     };
     let mut sources = Vec::new();
     for (url, password) in found.urls {
@@ -405,10 +388,11 @@ async fn spec(create: Create) -> Result<TaskSpec> {
         ..TaskSpec::default()
     };
     create.selecting.put(&mut spec)?;
+    create.places.put(&mut spec);
     Ok(spec)
 }
 
-fn show(task: &Task, json: bool) {
+pub(crate) fn show(task: &Task, json: bool) {
     if json {
         let mut shown = event::progress(task);
         shown["event"] = json!("task");
@@ -416,6 +400,12 @@ fn show(task: &Task, json: bool) {
         shown["name"] = json!(task.spec.as_ref().map(|spec| spec.name.clone()));
         shown["reason"] = task.reason.as_ref().map_or(json!(null), |reason| event::reason("reason", reason));
         shown["selection"] = task.spec.as_ref().map_or(json!({}), selection::shown);
+        let refusals = task.shards.iter().flat_map(|shard| {
+            let refusal =
+                |refusal: &Refusal| json!({"shard": shard.index, "agent": refusal.agent_id, "why": refusal.why});
+            shard.refusals.iter().map(refusal).collect::<Vec<_>>()
+        });
+        shown["refusals"] = refusals.collect();
         println!("{shown}");
         return;
     }
@@ -426,6 +416,11 @@ fn show(task: &Task, json: bool) {
     let selection = task.spec.as_ref().map_or(json!({}), selection::shown);
     if selection != json!({}) {
         println!("  moves {selection}");
+    }
+    for shard in &task.shards {
+        for refusal in &shard.refusals {
+            println!("  shard {}: agent {}: {}", shard.index, refusal.agent_id, refusal.why);
+        }
     }
     if let Some(reason) = &task.reason {
         println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);

@@ -135,8 +135,12 @@ table! {
     SpoolFull, "SPOOL_FULL", Agent, false, "give the spool more disk (spool_disk_bytes or a larger volume), or a faster target";
     /// The agent's disk failed.
     AgentDisk, "AGENT_DISK", Agent, false, "check the state directory's volume: space, permissions, errors";
-    /// No agent is connected.
-    NoAgent, "NO_AGENT", Agent, true, "start an agent, and check that it reaches the coordinator";
+    /// No agent can take a shard.
+    NoAgent, "NO_AGENT", Agent, true, "start an agent that fits, and check that it reaches the coordinator; `dts fleet list` shows labels, room and who is cordoned";
+    /// The agent does not exist.
+    AgentNotFound, "AGENT_NOT_FOUND", User, false, "list the agents (`dts fleet list`) and use one of their names";
+    /// A Redis that one runs oneself on a cloud virtual machine would leave its region.
+    CrossRegion, "CROSS_REGION", User, false, "use a target in the source's region, and name the region of both; or reach the source by another network (public, dc, vpn, ccn)";
     /// The store of the coordinators does not answer. Shards go on.
     StoreUnavailable, "STORE_UNAVAILABLE", Internal, true, "nothing, if it comes back: running shards go on without it; else check etcd's health, and --etcd, --etcd-ca and the network of the coordinators";
     /// The store of the coordinators refuses them.

@@ -1,22 +1,25 @@
 //! Everything that changes a task goes through here, one change at a time: requests, reports, and the clock.
 
+mod assign;
+mod fleet;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{
-    self, Agent, Assignment, DesiredState, Register, Report, Shard, ShardPhase, ShardStatus, Task, TaskAction,
-    TaskSpec, TaskState,
+    self, DesiredState, Register, Report, Shard, ShardPhase, ShardStatus, Task, TaskAction, TaskSpec, TaskState,
 };
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
 
+use self::assign::{Moves, Refused, no_agent};
+use self::fleet::{Cordon, Session};
 use crate::secret::{Sealer, redact};
 use crate::store::{Lease, Store, Transaction, Versioned};
-use crate::task::{self, Observation, Step, Stored, actions, decide, directive, requested, totals};
+use crate::task::{self, Observation, Step, Stored, actions, decide, requested, totals};
 
 /// Under it stand the instances of living agents, by name.
 const AGENT: &str = "agent/";
@@ -38,6 +41,8 @@ pub struct Engine<S> {
 struct World {
     tasks: BTreeMap<String, Held>,
     agents: BTreeMap<String, Session>,
+    cordons: BTreeMap<String, Cordon>,
+    moves: Moves,
     desired_revision: u64,
 }
 
@@ -49,24 +54,20 @@ struct Held {
     /// A change of ours may have reached the store, or may not: nothing is changed before it was read again.
     unsure: bool,
     statuses: HashMap<u32, ShardStatus>,
-}
-
-struct Session {
-    instance_id: String,
-    version: String,
-    seen: Instant,
-    seen_at: SystemTime,
-    connected: bool,
-    /// Of its key in the store, for the next leader.
-    lease: Option<Lease>,
-    /// Something came since the lease was kept alive last.
-    heard: bool,
-    desired: watch::Sender<DesiredState>,
+    /// Why nobody takes a shard that should go somewhere.
+    refusals: BTreeMap<u32, Refused>,
 }
 
 impl Held {
     fn new(stored: Stored, revision: u64) -> Self {
-        Self { saved: stored.clone(), stored, revision, unsure: false, statuses: HashMap::new() }
+        Self {
+            saved: stored.clone(),
+            stored,
+            revision,
+            unsure: false,
+            statuses: HashMap::new(),
+            refusals: BTreeMap::new(),
+        }
     }
 
     fn task(&self) -> Task {
@@ -89,12 +90,17 @@ impl Held {
         Some(reason)
     }
 
-    /// Where the action leads, if the task is at this revision and its state allows it.
-    fn allowed(&self, revision: u64, action: TaskAction) -> Result<TaskState> {
+    fn at_revision(&self, revision: u64) -> Result<()> {
         if revision != 0 && revision != self.revision {
             let message = format!("the task is at revision {}, the request names {revision}", self.revision);
             return Err(Error::new(Code::RevisionConflict, message));
         }
+        Ok(())
+    }
+
+    /// Where the action leads, if the task is at this revision and its state allows it.
+    fn allowed(&self, revision: u64, action: TaskAction) -> Result<TaskState> {
+        self.at_revision(revision)?;
         let Stored { releasing, ran, .. } = self.stored;
         let state = self.task().state();
         requested(state, releasing, ran, action).ok_or_else(|| {
@@ -113,18 +119,10 @@ impl<S: Store> Engine<S> {
         let mut world = World::default();
         for (key, found) in store.list(AGENT).await? {
             let instance_id = String::from_utf8_lossy(&found.value).into_owned();
-            let session = Session {
-                instance_id,
-                version: String::new(),
-                seen: Instant::now(),
-                seen_at: SystemTime::now(),
-                connected: false,
-                lease: None,
-                heard: false,
-                desired: watch::Sender::new(DesiredState::default()),
-            };
+            let session = Session::new(instance_id, Register::default());
             world.agents.insert(key[AGENT.len()..].to_owned(), session);
         }
+        world.cordons = Self::cordons(&store).await?;
         for (key, found) in store.list("task/").await? {
             let held = Held::new(decode(&key, &found)?, found.revision);
             world.tasks.insert(held.task().id, held);
@@ -246,17 +244,10 @@ impl<S: Store> Engine<S> {
             let message = format!("agent id {} is in use by another process", register.agent_id);
             return Err(Error::new(Code::InvalidRequest, message));
         }
-        let (desired, receiver) = watch::channel(DesiredState::default());
-        let session = Session {
-            instance_id: register.instance_id.clone(),
-            version: register.version.clone(),
-            seen: Instant::now(),
-            seen_at: SystemTime::now(),
-            connected: true,
-            lease: known.and_then(|session| session.lease).filter(|_| same),
-            heard: true,
-            desired,
-        };
+        let lease = known.and_then(|session| session.lease).filter(|_| same);
+        let new = Session::new(register.instance_id.clone(), register.clone());
+        let session = Session { connected: true, heard: true, lease, ..new };
+        let receiver = session.desired.subscribe();
         tracing::info!(agent = register.agent_id, "agent registered");
         world.agents.insert(register.agent_id.clone(), session);
         self.registered.notify_one();
@@ -278,8 +269,10 @@ impl<S: Store> Engine<S> {
     pub async fn report(&self, agent_id: &str, report: Report) -> Result<()> {
         let mut world = self.world.lock().await;
         if let Some(session) = world.agents.get_mut(agent_id) {
-            (session.seen, session.seen_at, session.heard) = (Instant::now(), SystemTime::now(), true);
+            session.report(&report);
         }
+        let World { tasks, moves, .. } = &mut *world;
+        moves.reported(tasks, agent_id, &report);
         for shard in report.shards {
             let Some(held) = world.tasks.get_mut(&shard.task_id) else { continue };
             let ours =
@@ -370,23 +363,6 @@ impl<S: Store> Engine<S> {
         world.tasks.get_mut(id).ok_or_else(|| not_found(id))
     }
 
-    /// The agents.
-    pub async fn agents(&self) -> Vec<Agent> {
-        let world = self.world.lock().await;
-        let agent = |(id, session): (&String, &Session)| Agent {
-            id: id.clone(),
-            version: session.version.clone(),
-            alive: self.alive(session),
-            last_seen_at: Some(session.seen_at.into()),
-            shards: u32::try_from(load(&world.tasks, id)).unwrap_or(u32::MAX),
-        };
-        world.agents.iter().map(agent).collect()
-    }
-
-    fn alive(&self, session: &Session) -> bool {
-        session.seen.elapsed() < self.lease_ttl
-    }
-
     /// Every step that the shards' phases allow.
     async fn advance(&self, held: &mut Held) -> Result<()> {
         while !held.unsure {
@@ -454,121 +430,6 @@ impl<S: Store> Engine<S> {
             }
         }
     }
-
-    /// Gives every shard that has work to a living agent, then tells each agent all that it shall do.
-    async fn reconcile(&self, world: &mut World) -> Result<()> {
-        let ids: Vec<String> = world.tasks.keys().cloned().collect();
-        for id in ids {
-            self.place(world, &id).await?;
-        }
-        world.desired_revision += 1;
-        for (agent_id, session) in &world.agents {
-            let mut assignments = Vec::new();
-            for held in world.tasks.values() {
-                self.assignments(held, agent_id, &session.instance_id, &mut assignments)?;
-            }
-            let revision = world.desired_revision;
-            session.desired.send_if_modified(|desired| {
-                let changed = desired.assignments != assignments || desired.revision == 0;
-                if changed {
-                    *desired = DesiredState { revision, assignments };
-                }
-                changed
-            });
-        }
-        Ok(())
-    }
-
-    async fn place(&self, world: &mut World, id: &str) -> Result<()> {
-        let World { tasks, agents, .. } = world;
-        let held_by = |held: &Held, shard: &Shard| {
-            let session = agents.get(&shard.agent_id).filter(|session| self.alive(session));
-            session.is_some_and(|session| held.stored.instances.get(&shard.index) == Some(&session.instance_id))
-        };
-        let orphans: Vec<u32> = match tasks.get(id) {
-            Some(held) if !held.unsure && directive(held.task().state(), held.stored.releasing).is_some() => {
-                held.task().shards.iter().filter(|shard| !held_by(held, shard)).map(|shard| shard.index).collect()
-            }
-            _ => return Ok(()),
-        };
-        for index in orphans {
-            let ready =
-                agents.iter().filter(|(_, session)| session.connected && self.alive(session)).map(|(agent, _)| agent);
-            let Some(agent_id) = ready.min_by_key(|agent| load(tasks, agent)).cloned() else {
-                return self.without_agent(tasks, id).await;
-            };
-            let epoch_key = format!("epoch/{id}/{index}");
-            let write = Transaction {
-                writes: vec![(epoch_key, Some(agent_id.clone().into_bytes()))],
-                ..Transaction::default()
-            };
-            let epoch = self.store.commit(write).await?.ok_or_else(lost_race)?;
-            let Some(held) = tasks.get_mut(id) else { return Ok(()) };
-            tracing::info!(task = id, shard = index, agent = agent_id, epoch, "assigned");
-            held.statuses.remove(&index);
-            let instance_id = agents.get(&agent_id).map(|session| session.instance_id.clone()).unwrap_or_default();
-            held.stored.instances.insert(index, instance_id);
-            if let Some(shard) = held.task_mut().shards.iter_mut().find(|shard| shard.index == index) {
-                (shard.agent_id, shard.epoch) = (agent_id, epoch);
-            }
-            self.save(held).await?;
-        }
-        Ok(())
-    }
-
-    async fn without_agent(&self, tasks: &mut BTreeMap<String, Held>, id: &str) -> Result<()> {
-        let Some(held) = tasks.get_mut(id) else { return Ok(()) };
-        let code = Code::NoAgent;
-        let running = matches!(held.task().state(), TaskState::Preparing | TaskState::FullSync | TaskState::IncrSync);
-        let lost = held.task().shards.iter().any(|shard| !shard.agent_id.is_empty());
-        if running && lost {
-            self.enter(held, TaskState::Interrupted).await?;
-            held.task_mut().reason = Some(v1::Reason {
-                code: code.as_str().into(),
-                scope: code.scope().as_str().into(),
-                retry: code.retry(),
-                message: "the agent that held the task is gone, and no other is connected".into(),
-                fix: code.fix().into(),
-            });
-        }
-        Ok(())
-    }
-
-    fn assignments(&self, held: &Held, agent_id: &str, instance_id: &str, out: &mut Vec<Assignment>) -> Result<()> {
-        let task = held.task();
-        let Some(directive) = directive(task.state(), held.stored.releasing) else { return Ok(()) };
-        let mut spec = task.spec.unwrap_or_default();
-        self.sealer.unseal(&mut spec)?;
-        let instance = |shard: &Shard| held.stored.instances.get(&shard.index).map(String::as_str);
-        let theirs = |shard: &&Shard| shard.agent_id == agent_id && instance(shard) == Some(instance_id);
-        for shard in task.shards.iter().filter(theirs) {
-            let source = usize::try_from(shard.index).ok().and_then(|index| spec.sources.get(index)).cloned();
-            out.push(Assignment {
-                task_id: task.id.clone(),
-                shard_index: shard.index,
-                epoch: shard.epoch,
-                source,
-                target: spec.target.clone(),
-                mode: spec.mode,
-                limits: spec.limits,
-                directive: directive.into(),
-                allow_downgrade: spec.allow_downgrade,
-                cross_slot: spec.cross_slot,
-                siblings: spec.sources.clone(),
-                topology: spec.topology.clone(),
-                filter: spec.filter.clone(),
-                db_map: spec.db_map.clone(),
-                on_flush: spec.on_flush,
-            });
-        }
-        Ok(())
-    }
-}
-
-/// How many shards an agent holds.
-fn load(tasks: &BTreeMap<String, Held>, agent_id: &str) -> usize {
-    let shards = |held: &Held| held.task().shards.iter().filter(|shard| shard.agent_id == agent_id).count();
-    tasks.values().map(shards).sum()
 }
 
 /// A task as people see it.
@@ -579,7 +440,9 @@ fn answer(held: &Held) -> Task {
     }
     for shard in &mut task.shards {
         shard.status = held.statuses.get(&shard.index).cloned();
+        shard.refusals = held.refusals.get(&shard.index).map(|refused| refused.whys.clone()).unwrap_or_default();
     }
+    task.reason = no_agent(&task, &held.refusals).or(task.reason);
     task.revision = held.revision;
     task.totals = Some(totals(&task));
     task.allowed_actions =

@@ -4,6 +4,7 @@ pub mod api;
 pub mod app;
 pub mod election;
 pub mod engine;
+pub mod placement;
 pub mod secret;
 pub mod store;
 pub mod task;

@@ -14,16 +14,16 @@ use crate::fleet::{Role, grpcurl, role, signal};
 use crate::until;
 
 /// Coordinators of one etcd.
-struct Control {
+pub(crate) struct Control {
     dir: tempfile::TempDir,
     etcd: Etcd,
-    addresses: Vec<String>,
-    coordinators: Vec<Option<Role>>,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) coordinators: Vec<Option<Role>>,
     task: String,
 }
 
 impl Control {
-    fn start(members: usize, coordinators: usize) -> Result<Self> {
+    pub(crate) fn start(members: usize, coordinators: usize) -> Result<Self> {
         let (dir, etcd) = (tempfile::tempdir()?, Etcd::start(members)?);
         std::fs::File::create(dir.path().join("seal"))?.write_all(&[7; 32])?;
         let addresses = (0..coordinators).map(|_| format!("127.0.0.1:{}", free_port())).collect();
@@ -56,18 +56,18 @@ impl Control {
         ])
     }
 
-    fn agent(&self, name: &str) -> Result<Role> {
+    pub(crate) fn agent(&self, name: &str) -> Result<Role> {
         role(&["agent", "--name", name, "--coordinator", &self.addresses.join(","), "--state-dir", &self.path(name)])
     }
 
     /// Index of the coordinator that leads, by what etcd holds.
-    fn leader(&self) -> Result<usize> {
+    pub(crate) fn leader(&self) -> Result<usize> {
         let found = self.etcd.ctl(&["get", "/dts/leader", "--print-value-only"])?;
         let leads = |address: &String| found.trim().ends_with(&format!("//{address}"));
         self.addresses.iter().position(leads).context("nobody leads")
     }
 
-    fn create(&mut self, at: usize, source: &Server, target: &Server) -> Result<()> {
+    pub(crate) fn create(&mut self, at: usize, source: &Server, target: &Server) -> Result<()> {
         let spec = json!({"spec": {
             "name": "fleet", "mode": "MODE_SYNC",
             "sources": [{"host": "127.0.0.1", "port": source.port}],
@@ -89,22 +89,22 @@ impl Control {
         Ok(())
     }
 
-    fn call(&self, at: usize, method: &str) -> Result<String> {
+    pub(crate) fn call(&self, at: usize, method: &str) -> Result<String> {
         grpcurl(&self.addresses[at], &["-d", &self.task, &format!("dts.v1.TaskService/{method}")])
     }
 
-    fn get(&self, at: usize) -> Result<Value> {
+    pub(crate) fn get(&self, at: usize) -> Result<Value> {
         Ok(serde_json::from_str(&self.call(at, "GetTask")?)?)
     }
 
-    fn follows(&self, at: usize, agent: &str) -> Result<()> {
+    pub(crate) fn follows(&self, at: usize, agent: &str) -> Result<()> {
         until(agent, || {
             let task = self.get(at);
             Ok(task.is_ok_and(|task| task["shards"][0]["agentId"] == agent && task["readyToComplete"] == true))
         })
     }
 
-    fn completed(&self, at: usize) -> Result<()> {
+    pub(crate) fn completed(&self, at: usize) -> Result<()> {
         until("completion", || {
             // Not allowed while the task is interrupted, and when it is completing already.
             let _asked_or_refused = self.call(at, "CompleteTask");
@@ -113,7 +113,7 @@ impl Control {
     }
 }
 
-fn servers() -> Result<(Server, Server)> {
+pub(crate) fn servers() -> Result<(Server, Server)> {
     let backlog = ["--repl-backlog-size", "64mb", "--repl-diskless-sync-delay", "0"];
     Ok((Server::start("redis-7.0", &backlog)?, Server::start("redis-7.0", &[])?))
 }

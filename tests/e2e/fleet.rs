@@ -39,8 +39,8 @@ pub(crate) fn grpcurl(address: &str, arguments: &[&str]) -> Result<String> {
 /// A coordinator with a task on it, as processes of their own.
 pub(crate) struct Fleet {
     dir: tempfile::TempDir,
-    address: String,
-    coordinator: Option<Role>,
+    pub(crate) address: String,
+    pub(crate) coordinator: Option<Role>,
     task: String,
 }
 
@@ -57,17 +57,28 @@ impl Fleet {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn start_coordinator(&mut self) -> Result<()> {
+    /// A file beside the state of coordinator and agents.
+    pub(crate) fn file(&self, name: &str, content: &str) -> Result<String> {
+        std::fs::write(self.dir.path().join(name), content)?;
+        Ok(self.path(name))
+    }
+
+    pub(crate) fn start_coordinator(&mut self) -> Result<()> {
         let role = role(&["coordinator", "--listen", &self.address, "--state-dir", &self.path("c")])?;
         self.coordinator = Some(role);
         until("the coordinator", || Ok(grpcurl(&self.address, &["list"]).is_ok()))
     }
 
     pub(crate) fn agent(&self, id: &str) -> Result<Role> {
-        role(&["agent", "--id", id, "--coordinator", &self.url(), "--state-dir", &self.path(id)])
+        self.agent_with(id, &[])
     }
 
-    fn create(&mut self, source: &Server, target: &Server) -> Result<()> {
+    pub(crate) fn agent_with(&self, id: &str, options: &[&str]) -> Result<Role> {
+        let (url, dir) = (self.url(), self.path(id));
+        role(&[&["agent", "--id", id, "--coordinator", &url, "--state-dir", &dir], options].concat())
+    }
+
+    pub(crate) fn create(&mut self, source: &Server, target: &Server) -> Result<()> {
         let spec = serde_json::json!({"spec": {
             "name": "by grpcurl", "mode": "MODE_SYNC",
             "sources": [{"host": "127.0.0.1", "port": source.port}],
@@ -88,7 +99,7 @@ impl Fleet {
         self.task = serde_json::json!({ "id": id }).to_string();
     }
 
-    fn call(&self, method: &str) -> Result<String> {
+    pub(crate) fn call(&self, method: &str) -> Result<String> {
         grpcurl(&self.address, &["-d", &self.task, &format!("dts.v1.TaskService/{method}")])
     }
 

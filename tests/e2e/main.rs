@@ -12,6 +12,7 @@ mod fleet;
 mod input;
 mod many_into_cluster;
 mod network;
+mod placement;
 mod room;
 mod size;
 mod sources;

@@ -1,6 +1,7 @@
 //! One file a service: translate, delegate, map errors.
 
 pub mod agent;
+pub mod fleet;
 pub mod forward;
 pub mod task;
 
@@ -38,8 +39,8 @@ fn no_leader() -> Status {
 pub fn status(error: Error) -> Status {
     let Error { code, .. } = error;
     let grpc = match code {
-        Code::InvalidRequest => GrpcCode::InvalidArgument,
-        Code::TaskNotFound => GrpcCode::NotFound,
+        Code::InvalidRequest | Code::CrossRegion => GrpcCode::InvalidArgument,
+        Code::TaskNotFound | Code::AgentNotFound => GrpcCode::NotFound,
         Code::ActionNotAllowed => GrpcCode::FailedPrecondition,
         Code::RevisionConflict => GrpcCode::Aborted,
         Code::Internal => GrpcCode::Internal,

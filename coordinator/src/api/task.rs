@@ -1,16 +1,15 @@
-//! TaskService and FleetService.
+//! TaskService.
 
 use std::collections::HashSet;
 use std::pin::Pin;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::selection::Selection;
-use dts_proto::v1::fleet_service_server::FleetService;
 use dts_proto::v1::task_service_server::TaskService;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, DeleteTaskRequest, DeleteTaskResponse, Endpoint,
-    GetTaskRequest, ListAgentsRequest, ListAgentsResponse, ListTasksRequest, ListTasksResponse, Mode, PauseTaskRequest,
-    ResumeTaskRequest, StartTaskRequest, Task, TaskAction, TaskSpec, UpdateTaskRequest, WatchTaskRequest,
+    GetTaskRequest, ListTasksRequest, ListTasksResponse, Mode, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest,
+    Task, TaskAction, TaskSpec, UpdateTaskRequest, WatchTaskRequest,
 };
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use super::{engine, no_leader, status};
 use crate::election::Seat;
+use crate::placement;
 use crate::store::Store;
 use crate::task::check_tls;
 
@@ -36,7 +36,7 @@ pub struct Operator<S> {
     pub cancel: CancellationToken,
 }
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
+pub(super) type Answer<T> = std::result::Result<Response<T>, Status>;
 
 impl<S: Store> Operator<S> {
     async fn request(&self, id: &str, revision: u64, action: TaskAction) -> Answer<Task> {
@@ -138,20 +138,8 @@ impl<S: Store> TaskService for Operator<S> {
     }
 }
 
-#[tonic::async_trait]
-impl<S: Store> FleetService for Operator<S> {
-    async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
-        let ListAgentsRequest { page_size, page_token } = request.into_inner();
-        let mut agents = engine(&self.seat)?.0.agents().await;
-        agents.retain(|agent| agent.id > page_token);
-        let more = cut(&mut agents, page_size);
-        let next_page_token = agents.last().filter(|_| more).map(|agent| agent.id.clone()).unwrap_or_default();
-        Ok(Response::new(ListAgentsResponse { agents, next_page_token }))
-    }
-}
-
 /// Leaves a page; true if there was more.
-fn cut<T>(items: &mut Vec<T>, page_size: u32) -> bool {
+pub(super) fn cut<T>(items: &mut Vec<T>, page_size: u32) -> bool {
     let size = match usize::try_from(page_size) {
         Ok(0) | Err(_) => PAGE,
         Ok(size) => size.min(LARGEST_PAGE),
@@ -193,6 +181,7 @@ fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
     if !matches!(Mode::try_from(spec.mode), Ok(Mode::Migrate | Mode::Sync)) {
         return wrong("spec.mode has to be MODE_MIGRATE or MODE_SYNC".into());
     }
+    placement::check(spec)?;
     Selection::new(spec.filter.as_ref(), &spec.db_map, spec.on_flush).map(drop)
 }
 
@@ -204,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_wrong_field_is_named() {
-        let end = |host: &str, port| Endpoint { host: host.into(), port, credential: None, tls: None };
+        let end = |host: &str, port| Endpoint { host: host.into(), port, ..Endpoint::default() };
         let good = TaskSpec {
             name: "n".into(),
             sources: vec![end("a", 1)],

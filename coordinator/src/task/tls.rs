@@ -51,7 +51,7 @@ mod tests {
 
     fn spec(port: u32, ca_file: &str) -> TaskSpec {
         let tls = Some(Tls { ca_file: ca_file.into(), ..Tls::default() });
-        let end = Endpoint { host: "h".into(), port, tls, credential: None };
+        let end = Endpoint { host: "h".into(), port, tls, ..Endpoint::default() };
         TaskSpec { sources: vec![end.clone()], target: Some(end), ..TaskSpec::default() }
     }
 

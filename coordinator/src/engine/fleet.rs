@@ -1,0 +1,213 @@
+//! Agents: their sessions, and what operators say about them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::SystemTime;
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::{Agent, DesiredState, Reach, Register, Report, Stays, Task, Way};
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Engine, Held, World, answer, lost_race, not_found};
+use crate::placement::Candidate;
+use crate::store::{Lease, Store, Transaction};
+use crate::task::directive;
+
+/// Under it stand the agents that shall get no shards, by name.
+pub(super) const CORDON: &str = "cordon/";
+
+/// What an operator said about an agent, as it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(super) struct Cordon {
+    /// It shall get no shards.
+    #[prost(bool, tag = "1")]
+    pub(super) cordoned: bool,
+    /// It shall lose those that it has.
+    #[prost(bool, tag = "2")]
+    pub(super) draining: bool,
+}
+
+/// An agent that registered, or lived under the last leader.
+pub(super) struct Session {
+    pub(super) instance_id: String,
+    /// As it registered.
+    pub(super) register: Register,
+    pub(super) seen: Instant,
+    pub(super) seen_at: SystemTime,
+    pub(super) connected: bool,
+    /// Of its key in the store, for the next leader.
+    pub(super) lease: Option<Lease>,
+    /// Something came since the lease was kept alive last.
+    pub(super) heard: bool,
+    pub(super) free_disk: u64,
+    /// What it was asked to measure.
+    pub(super) asked: Vec<Asked>,
+    /// What it found, by probe, and when we heard of it.
+    pub(super) reaches: HashMap<String, (Reach, Instant)>,
+    pub(super) desired: watch::Sender<DesiredState>,
+}
+
+/// A server that an agent was asked to measure the way to.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) probe_id: String,
+    pub(super) task_id: String,
+    pub(super) end: String,
+    pub(super) address: String,
+}
+
+impl Session {
+    /// Of a process that is known by its id alone, or better.
+    pub(super) fn new(instance_id: String, register: Register) -> Self {
+        Self {
+            instance_id,
+            seen: Instant::now(),
+            seen_at: SystemTime::now(),
+            connected: false,
+            lease: None,
+            heard: false,
+            free_disk: register.free_disk_bytes,
+            register,
+            asked: Vec::new(),
+            reaches: HashMap::new(),
+            desired: watch::Sender::new(DesiredState::default()),
+        }
+    }
+
+    /// By its labels and its room.
+    pub(super) fn candidate(&self, id: &str) -> Candidate {
+        Candidate { name: id.to_owned(), free_disk: self.free_disk, ..Candidate::new(&self.register) }
+    }
+
+    /// Takes what a report says about the agent itself.
+    pub(super) fn report(&mut self, report: &Report) {
+        (self.seen, self.seen_at, self.heard) = (Instant::now(), SystemTime::now(), true);
+        if report.free_disk_bytes > 0 {
+            self.free_disk = report.free_disk_bytes;
+        }
+        for reach in &report.reaches {
+            self.reaches.insert(reach.probe_id.clone(), (reach.clone(), self.seen));
+        }
+        if self.reaches.len() > self.asked.len() {
+            let asked: BTreeSet<&str> = self.asked.iter().map(|asked| asked.probe_id.as_str()).collect();
+            self.reaches.retain(|id, _| asked.contains(id.as_str()));
+        }
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// What operators said about agents.
+    pub(super) async fn cordons(store: &S) -> Result<BTreeMap<String, Cordon>> {
+        let mut cordons = BTreeMap::new();
+        for (key, found) in store.list(CORDON).await? {
+            let cordon = Cordon::decode(found.value.as_slice())
+                .map_err(|error| Error::new(Code::Internal, format!("what is stored at {key}: {error}")))?;
+            cordons.insert(key[CORDON.len()..].to_owned(), cordon);
+        }
+        Ok(cordons)
+    }
+
+    /// The agents, by name; those that something was said about too, though they are gone.
+    pub async fn agents(&self) -> Vec<Agent> {
+        let world = self.world.lock().await;
+        let names: BTreeSet<&String> = world.agents.keys().chain(world.cordons.keys()).collect();
+        names.into_iter().map(|name| self.agent(&world, name)).collect()
+    }
+
+    fn agent(&self, world: &World, id: &str) -> Agent {
+        let cordon = world.cordons.get(id).copied().unwrap_or_default();
+        let on = |held: &Held| {
+            let task = held.task();
+            let wanted = directive(task.state(), held.stored.releasing).is_some();
+            task.shards.into_iter().filter(|shard| wanted && shard.agent_id == id).collect::<Vec<_>>()
+        };
+        let (mut shards, mut stays) = (0, Vec::new());
+        for (task_id, held) in &world.tasks {
+            for shard in on(held) {
+                shards += 1;
+                if let Some(refused) = held.refusals.get(&shard.index).filter(|_| cordon.draining) {
+                    let (task_id, refusals) = (task_id.clone(), refused.whys.clone());
+                    stays.push(Stays { task_id, shard_index: shard.index, refusals });
+                }
+            }
+        }
+        let mut agent = Agent {
+            id: id.to_owned(),
+            shards,
+            cordoned: cordon.cordoned,
+            draining: cordon.draining,
+            stays,
+            ..Agent::default()
+        };
+        if let Some(session) = world.agents.get(id) {
+            let way = |asked: &Asked| Way {
+                task_id: asked.task_id.clone(),
+                end: asked.end.clone(),
+                address: asked.address.clone(),
+                reach: session.reaches.get(&asked.probe_id).map(|(reach, _)| reach.clone()),
+            };
+            let register = session.register.clone();
+            agent.version = register.version;
+            agent.labels = register.labels;
+            agent.max_shards = register.max_shards;
+            agent.budgets = register.budgets;
+            agent.alive = self.alive(session);
+            agent.connected = session.connected && agent.alive;
+            agent.last_seen_at = Some(session.seen_at.into());
+            agent.free_disk_bytes = session.free_disk;
+            agent.ways = session.asked.iter().map(way).collect();
+        }
+        agent
+    }
+
+    pub(super) fn alive(&self, session: &Session) -> bool {
+        session.seen.elapsed() < self.lease_ttl
+    }
+
+    /// Lets an agent get shards, keeps it from getting more, or takes those away that it has.
+    pub async fn cordon(&self, id: &str, cordoned: bool, draining: bool) -> Result<Agent> {
+        let mut world = self.world.lock().await;
+        if !world.agents.contains_key(id) && !world.cordons.contains_key(id) {
+            return Err(no_such_agent(id));
+        }
+        let said = Cordon { cordoned, draining };
+        let value = (said != Cordon::default()).then(|| said.encode_to_vec());
+        let writes = vec![(format!("{CORDON}{id}"), value)];
+        self.store.commit(Transaction { writes, ..Transaction::default() }).await?.ok_or_else(lost_race)?;
+        tracing::info!(agent = id, cordoned, draining, "an operator says");
+        if said == Cordon::default() {
+            world.cordons.remove(id);
+        } else {
+            world.cordons.insert(id.to_owned(), said);
+        }
+        self.reconcile(&mut world).await?;
+        Ok(self.agent(&world, id))
+    }
+
+    /// Ties shards of a task to an agent, or with an empty name unties them.
+    pub async fn pin(&self, id: &str, index: Option<u32>, agent_id: &str, revision: u64) -> Result<Task> {
+        let mut world = self.world.lock().await;
+        if !agent_id.is_empty() && !world.agents.contains_key(agent_id) {
+            return Err(no_such_agent(agent_id));
+        }
+        let held = self.settled(&mut world, id).await?;
+        held.at_revision(revision)?;
+        let chosen = |of: u32| index.is_none_or(|index| index == of);
+        let shards = &mut held.task_mut().shards;
+        if !shards.iter().any(|shard| chosen(shard.index)) {
+            let message = format!("the task has no shard {}", index.unwrap_or_default());
+            return Err(Error::new(Code::InvalidRequest, message));
+        }
+        for shard in shards.iter_mut().filter(|shard| chosen(shard.index)) {
+            agent_id.clone_into(&mut shard.pinned_to);
+        }
+        self.save(held).await?;
+        self.reconcile(&mut world).await?;
+        world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
+    }
+}
+
+fn no_such_agent(id: &str) -> Error {
+    Error::new(Code::AgentNotFound, format!("there is no agent {id:?}"))
+}
