@@ -131,7 +131,7 @@ impl Plan {
         if !found.about.is_empty() {
             sources::tell(&found, arguments.json);
         }
-        let entry = arguments.sources.entry();
+        let entry = found.entry.as_deref();
         let mut secrets = dts_agent::secret::Secrets::default();
         let mut endpoint =
             |side: &str, number: usize, url: &str, found: Option<String>, file: &Option<String>| -> Result<Endpoint> {
@@ -142,9 +142,10 @@ impl Plan {
                     Some(path) => Some(read_file(path)?),
                     None => {
                         // What is found has the login of the entry.
-                        let of_entry = entry
-                            .filter(|_| side == "source")
-                            .and_then(|entry| given.passwords.get(&argv::name_of("discover", entry)));
+                        let of_entry = entry.filter(|_| side == "source").and_then(|entry| {
+                            let of = |option: &str| given.passwords.get(&argv::name_of(option, entry));
+                            of("discover").or_else(|| of("source"))
+                        });
                         let own = given.passwords.get(&argv::name_of(side, url)).or(of_entry).cloned();
                         found.or(own).or(password).or_else(|| std::env::var(variable).ok())
                     }
@@ -333,7 +334,10 @@ async fn task(client: &mut TaskServiceClient<Channel>, spec: &TaskSpec) -> Resul
 /// How the sources were named: what is found may differ from one day to the next, and the task keeps what it began with.
 fn entry(spec: &TaskSpec) -> String {
     match &spec.topology {
-        Some(topology) if !topology.found_by.is_empty() => topology.found_by.clone(),
+        Some(topology) if !topology.found_by.is_empty() => match Address::parse(&topology.found_by) {
+            Ok(Address { host, port, .. }) => format!("{host}:{port}"),
+            Err(_) => topology.found_by.clone(),
+        },
         _ => places(&spec.sources),
     }
 }

@@ -1,10 +1,11 @@
 //! The sources of a task as arguments: one by one, or in a file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
-use dts_agent::discover::{self, Found};
+use dts_agent::discover::{self, Found, Mode};
 use dts_agent::endpoint::Endpoint;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::{self, SourceKind, Topology};
@@ -27,7 +28,8 @@ pub(crate) struct Sources {
     /// behind it names one of several), codis's dashboard (http://host:port) or the JSON that it gave.
     #[arg(long, value_name = "URL|FILE", conflicts_with_all = ["source", "sources_file"])]
     discover: Option<String>,
-    /// What the sources are to each other; `--discover` finds that out.
+    /// What the sources are to each other. `auto` asks them: of a cluster's node or a sentinel the rest is found, as by `--discover`;
+    /// it takes files of twemproxy and codis too.
     #[arg(long, value_enum, default_value_t = Kind::Auto)]
     source_kind: Kind,
     /// What becomes of keys that a source holds though another one owns them.
@@ -48,13 +50,15 @@ pub(crate) struct Resolved {
     /// URLs, with the password that was found out for each, if one was.
     pub(crate) urls: Vec<(String, Option<String>)>,
     pub(crate) topology: Option<Topology>,
-    /// What each is; empty if they were listed.
+    /// What each is; empty if nobody looked.
     pub(crate) about: Vec<String>,
+    /// What they were found from; `None` if they were listed.
+    pub(crate) entry: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// Servers by themselves, unless they are discovered to be something else.
+    /// What they say that they are.
     Auto,
     /// Servers by themselves; several must have no key in common.
     Standalone,
@@ -80,11 +84,6 @@ impl Sources {
         Ok(urls)
     }
 
-    /// What they are to be found from.
-    pub(crate) fn entry(&self) -> Option<&str> {
-        self.discover.as_deref()
-    }
-
     /// Lists the sources, or finds them. `login` resolves a URL with what this host knows of passwords.
     pub(crate) async fn resolve(&self, login: impl Fn(&str, &str) -> Result<Endpoint>) -> Result<Resolved> {
         let strays = match self.strays {
@@ -92,21 +91,27 @@ impl Sources {
             Some(Strays::Stop) => v1::Strays::Stop,
             Some(Strays::Drop) => v1::Strays::Drop,
         };
-        let Some(entry) = &self.discover else {
-            let kind = match self.source_kind {
-                Kind::Auto | Kind::Standalone => SourceKind::Standalone,
-                Kind::Cluster => SourceKind::Cluster,
-            };
-            let plain = kind == SourceKind::Standalone && strays == v1::Strays::Unspecified;
-            let topology = Topology { kind: kind.into(), strays: strays.into(), ..Topology::default() };
-            let urls = self.urls()?.into_iter().map(|url| (url, None)).collect();
-            return Ok(Resolved { urls, topology: (!plain).then_some(topology), about: Vec::new() });
+        let option = if self.discover.is_some() { "discover" } else { "source" };
+        let given = match (&self.discover, self.source_kind) {
+            (Some(entry), _) => Given::Entry(entry.clone()),
+            (None, Kind::Auto) => ask(self.urls()?, &login).await,
+            (None, Kind::Standalone) => Given::listed(SourceKind::Standalone, self.urls()?),
+            (None, Kind::Cluster) => Given::listed(SourceKind::Cluster, self.urls()?),
+        };
+        let entry = match given {
+            Given::Entry(entry) => entry,
+            Given::Listed { kind, urls, about } => {
+                let plain = kind == SourceKind::Standalone && strays == v1::Strays::Unspecified;
+                let topology = Topology { kind: kind.into(), strays: strays.into(), ..Topology::default() };
+                let urls = urls.into_iter().map(|url| (url, None)).collect();
+                return Ok(Resolved { urls, topology: (!plain).then_some(topology), about, entry: None });
+            }
         };
         let (found, scheme, user) =
-            find(entry, login).await.map_err(|error| anyhow!("--discover {entry}: {error:#}"))?;
+            find(&entry, option, login).await.map_err(|error| anyhow!("--{option} {entry}: {error:#}"))?;
         let mut topology = Topology { found_by: entry.clone(), strays: strays.into(), ..found.topology };
         if topology.kind() == SourceKind::Sentinel {
-            let Address { host, port, .. } = Address::parse(entry)?;
+            let Address { host, port, .. } = Address::parse(&entry)?;
             topology.sentinels = vec![v1::Endpoint { host, port, ..v1::Endpoint::default() }];
         }
         let url = |source: &discover::Source| {
@@ -115,7 +120,7 @@ impl Sources {
         };
         let urls = found.sources.iter().map(|source| (url(source), source.password.clone())).collect();
         let about = found.sources.into_iter().map(|source| source.about).collect();
-        Ok(Resolved { urls, topology: Some(topology), about })
+        Ok(Resolved { urls, topology: Some(topology), about, entry: Some(entry) })
     }
 
     /// As they were given, for the command that goes on.
@@ -133,8 +138,64 @@ impl Sources {
     }
 }
 
-/// What stands behind an entry, and with which scheme and user its nodes are reached.
-async fn find(entry: &str, login: impl Fn(&str, &str) -> Result<Endpoint>) -> Result<(Found, &'static str, String)> {
+/// What the arguments name: sources, or what they are to be found from.
+enum Given {
+    Entry(String),
+    Listed { kind: SourceKind, urls: Vec<String>, about: Vec<String> },
+}
+
+impl Given {
+    fn listed(kind: SourceKind, urls: Vec<String>) -> Self {
+        Self::Listed { kind, urls, about: Vec::new() }
+    }
+}
+
+/// Who does not answer by then is not asked what it is.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Asks what was listed what it is. What cannot be asked from here counts as a server by itself: the agent, which may reach it, refuses
+/// it if it is not.
+async fn ask(urls: Vec<String>, login: &impl Fn(&str, &str) -> Result<Endpoint>) -> Given {
+    if let [only] = urls.as_slice()
+        && (is_file(only) || only.starts_with("http://"))
+    {
+        return Given::Entry(only.clone());
+    }
+    let mut modes = Vec::new();
+    for url in &urls {
+        let asked = async { anyhow::Ok(discover::mode(&login("source", url)?).await?) };
+        modes.push(match tokio::time::timeout(ANSWERS_WITHIN, asked).await {
+            Ok(Ok(mode)) => Ok(mode),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("it does not answer within {} s", ANSWERS_WITHIN.as_secs())),
+        });
+    }
+    let all = |wanted: Mode| modes.iter().all(|mode| mode.as_ref().is_ok_and(|mode| *mode == wanted));
+    if urls.len() == 1 && (all(Mode::Cluster) || all(Mode::Sentinel)) {
+        return Given::Entry(urls.into_iter().next().unwrap_or_default());
+    }
+    let kind = if all(Mode::Cluster) { SourceKind::Cluster } else { SourceKind::Standalone };
+    let about = modes.iter().map(|mode| match mode {
+        Ok(Mode::Standalone) => "a server by itself".to_owned(),
+        Ok(Mode::Cluster) => "a node of a cluster".to_owned(),
+        Ok(Mode::Sentinel) => "a sentinel".to_owned(),
+        Err(why) => format!("taken for a server by itself, it could not be asked from here: {why}"),
+    });
+    Given::Listed { kind, about: about.collect(), urls }
+}
+
+/// True for the name of a file that sources are found in.
+fn is_file(entry: &str) -> bool {
+    let path = entry.split_once('#').map_or(entry, |(path, _)| path);
+    [".yml", ".yaml", ".json"].iter().any(|ending| path.ends_with(ending))
+}
+
+/// What stands behind an entry, and with which scheme and user its nodes are reached. `option` is the one that gave it.
+async fn find(
+    entry: &str,
+    option: &str,
+    login: impl Fn(&str, &str) -> Result<Endpoint>,
+) -> Result<(Found, &'static str, String)> {
     let text = |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     if let Some(rest) = entry.strip_prefix("http://") {
         return Ok((discover::dashboard(rest.trim_end_matches('/')).await?, "redis", String::new()));
@@ -147,14 +208,14 @@ async fn find(entry: &str, login: impl Fn(&str, &str) -> Result<Endpoint>) -> Re
         return Ok((discover::codis(&text(path)?)?, "redis", String::new()));
     }
     let Address { tls, username, .. } = Address::parse(entry)?;
-    let found = discover::server(&login("discover", entry)?, &login("source", entry)?).await?;
+    let found = discover::server(&login(option, entry)?, &login("source", entry)?).await?;
     let user = if username.is_empty() { username } else { format!("{username}@") };
     Ok((found, if tls { "rediss" } else { "redis" }, user))
 }
 
 /// Prints what was found, and what is going to be read.
 pub(crate) fn tell(resolved: &Resolved, json: bool) {
-    let kind = resolved.topology.as_ref().map(Topology::kind).unwrap_or_default();
+    let kind = resolved.topology.as_ref().map_or(SourceKind::Standalone, Topology::kind);
     let kind = kind.as_str_name().trim_start_matches("SOURCE_KIND_").to_lowercase();
     if json {
         let sources = resolved.urls.iter().zip(&resolved.about);

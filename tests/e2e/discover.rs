@@ -208,7 +208,10 @@ fn a_cluster_is_found_from_any_node_and_read_at_replicas_that_are_in_step() -> R
         "{found}"
     );
     let (_dir, state) = state()?;
-    let dts = discovers(&cluster.nodes[4].url(), &target, &state, &[])?;
+    // The plain list of sources, with one entry: what it is, it says itself.
+    let dts = Dts::migrate(&cluster.nodes[4].url(), &target.url(), &state, &[])?;
+    let found = dts.wait_for("what was found", |event| event["event"] == "discovered")?;
+    ensure!(found["kind"] == "cluster", "{found}");
     let seen = dts.wait_for("a stream", |event| event["ready_to_complete"] == true)?;
     let replicas: Vec<String> = cluster.nodes[3..].iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
     let read = seen["shards"].as_array().into_iter().flatten().filter_map(|shard| shard["reading_from"].as_str());
@@ -218,6 +221,40 @@ fn a_cluster_is_found_from_any_node_and_read_at_replicas_that_are_in_step() -> R
     complete(&state)?;
     ensure!(dts.end()?.0 == Some(0));
     assert_equal_nodes(&cluster.masters()?, &[&target])
+}
+
+#[test]
+fn what_is_listed_says_what_it_is_and_files_are_taken_as_sources() -> Result<()> {
+    let cluster = Cluster::start("redis-7.0", 3, 0, SOURCE)?;
+    let pair = [Server::start("redis-7.0", SOURCE)?, Server::start("redis-7.0", SOURCE)?];
+    let (alone, target) = (&pair[0], Server::start("redis-7.0", &[])?);
+    let dir = tempfile::tempdir()?;
+    let ring = dir.path().join("nutcracker.yml");
+    std::fs::write(
+        &ring,
+        format!("p:\n  redis: true\n  hash: fnv1a_64\n  servers:\n   - 127.0.0.1:{}:1\n", alone.port),
+    )?;
+    let groups = dir.path().join("topom.json");
+    std::fs::write(&groups, codis_topology(&pair))?;
+    let masters: Vec<String> = cluster.masters()?.iter().map(|master| master.url()).collect();
+    let only = |source: &str| vec![source.to_owned()];
+    for (sources, kind, shards) in [
+        (only(&alone.url()), "standalone", 1),
+        (masters.clone(), "cluster", 3),
+        (only(&masters[1]), "cluster", 3),
+        (only(ring.to_str().context("a path")?), "twemproxy", 1),
+        (only(groups.to_str().context("a path")?), "codis", 2),
+        (vec![alone.url(), masters[0].clone()], "standalone", 2),
+    ] {
+        let (_dir, state) = state()?;
+        let arguments: Vec<&str> = sources.iter().flat_map(|source| ["--source", source.as_str()]).collect();
+        let dts = Dts::begin(&arguments, &target.url(), &state)?;
+        let found = dts.wait_for("what was found", |event| event["event"] == "discovered").context(kind)?;
+        let read = found["sources"].as_array().map_or(0, Vec::len);
+        ensure!(found["kind"] == kind && read == shards, "{sources:?}: {found}");
+        dts.kill()?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -237,7 +274,9 @@ fn a_master_of_sentinels_is_followed_to_the_replica_that_they_promote() -> Resul
     let (_dir, state) = state()?;
     let mut client = Divided::among(&[&master], |_| 0)?;
     fill(&mut client, 1000)?;
-    let dts = discovers(&format!("redis://127.0.0.1:{port}"), &target, &state, &[])?;
+    let dts = Dts::migrate(&format!("redis://127.0.0.1:{port}"), &target.url(), &state, &["--source-kind", "auto"])?;
+    let found = dts.wait_for("what was found", |event| event["event"] == "discovered")?;
+    ensure!(found["kind"] == "sentinel", "{found}");
     let reads = |server: &Server| {
         let address = format!("127.0.0.1:{}", server.port);
         dts.wait_for("the master's data", |event| {
@@ -253,6 +292,19 @@ fn a_master_of_sentinels_is_followed_to_the_replica_that_they_promote() -> Resul
     ensure!(Command::new("kill").args(["-KILL", &master.pid().to_string()]).status()?.success());
     let seen = reads(&replica)?;
     ensure!(seen["copy_number"] == 1, "it copied again: {seen}");
+    // What reads the master is no replica that somebody could promote: the sentinel has looked at the new master since.
+    let master_of = || -> Result<HashMap<String, String>> {
+        Ok(redis::cmd("SENTINEL").arg("master").arg("main").query(&mut connect(port)?)?)
+    };
+    until("the sentinel to ask the new master", || {
+        let known = master_of()?;
+        let asked = known.get("info-refresh").and_then(|ago| ago.parse::<u64>().ok());
+        Ok(known.get("port") == Some(&replica.port.to_string()) && asked.is_some_and(|ago| ago < 10_000))
+    })?;
+    let reading: u32 = replica.info("connected_slaves")?.parse()?;
+    let known: Vec<HashMap<String, String>> = redis::cmd("SENTINEL").arg("slaves").arg("main").query(&mut asked)?;
+    let ports: Vec<&String> = known.iter().filter_map(|replica| replica.get("port")).collect();
+    ensure!(reading == 1 && ports == [&master.port.to_string()], "{reading} {known:?}");
     fill(&mut Divided::among(&[&replica], |_| 0)?, 1500)?;
     complete(&state)?;
     ensure!(dts.end()?.0 == Some(0));

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use dts_tests::cluster::Cluster;
 use dts_tests::dts::{Dts, binary};
 use dts_tests::load::{Load, fill, fill_small};
-use dts_tests::oracle::assert_equal;
+use dts_tests::oracle::{assert_equal, assert_equal_nodes};
 use dts_tests::server::Server;
+use dts_tests::spread::{self, Spread, client_of};
 use dts_tests::tls::{Authority, Identity, TlsServer};
 use serde_json::Value;
 
@@ -251,6 +253,33 @@ fn certificates_are_replaced_under_a_running_task() -> Result<()> {
     ensure!(code == Some(0), "exit {code:?}, {:?}", events.last());
     ensure!(source.plain.info("sync_full")? == "1", "it copied again");
     assert_equal(&source.plain, &target.plain)
+}
+
+#[test]
+fn a_cluster_moves_into_a_cluster_over_tls_and_both_fail_over() -> Result<()> {
+    let (left, right) = (Authority::new("source CA")?, Authority::new("target CA")?);
+    let (source, from) = Cluster::start_tls("redis-7.0", 3, 1, &left.node(HERE)?, &left)?;
+    let (target, to) = Cluster::start_tls("redis-7.0", 3, 1, &right.node(HERE)?, &right)?;
+    let mut client = client_of(&source)?;
+    spread::fill(&mut client, 2000)?;
+    let load = Spread::start(client);
+    let options = [option("source", "ca", &left.file).to_vec(), option("target", "ca", &right.file).to_vec()];
+    let (_dir, state) = state()?;
+    let [from, to] = [from[1], to[1]].map(|port| format!("rediss://127.0.0.1:{port}"));
+    let dts = migrate(&from, &to, &state, &options, &[])?;
+    let found = dts.wait_for("what was found", |event| event["event"] == "discovered")?;
+    ensure!(found["kind"] == "cluster", "{found}");
+    let streams = || dts.wait_for("a stream of all shards", |event| event["ready_to_complete"] == true);
+    streams()?;
+    source.failover(source.replica_of(0)?)?;
+    target.failover(target.replica_of(1)?)?;
+    load.more(200);
+    let seen = streams()?;
+    load.stop()?;
+    complete(&state)?;
+    let (code, events) = dts.end()?;
+    ensure!(code == Some(0), "exit {code:?}, {seen} {:?}", events.last());
+    assert_equal_nodes(&source.masters()?, &target.masters()?)
 }
 
 #[test]

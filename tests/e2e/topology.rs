@@ -148,7 +148,7 @@ fn a_list_of_nodes_that_is_not_the_whole_cluster_is_refused_by_name_before_anyth
     ensure!(said.contains("one master") && both.iter().all(|port| said.contains(port)), "{said}");
     let said = refused(&[nodes[0], nodes[1], &alone], &target, CLUSTER)?;
     ensure!(said.contains(&format!(":{} is not a node", alone.port)), "{said}");
-    let said = refused(&[nodes[0]], &target, &[])?;
+    let said = refused(&[nodes[0]], &target, &["--source-kind", "standalone"])?;
     ensure!(said.contains("one node of a Redis Cluster with 3 masters"), "{said}");
     let (_dir, state) = state()?;
     let listed_twice = migrate(&[nodes[0], nodes[0]], &target, &state, CLUSTER)?.end()?;

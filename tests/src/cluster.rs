@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use redis::Connection;
 
 use crate::server::Server;
+use crate::tls::{Authority, Identity, TlsServer};
 
 /// Slots of every cluster.
 pub const SLOTS: u16 = 16_384;
@@ -61,12 +62,32 @@ impl Cluster {
             all.retain(|option| *option != "--repl-diskless-sync-delay" && *option != "0");
         }
         let nodes = (0..masters * (1 + replicas)).map(|_| Server::start(name, &all)).collect::<Result<Vec<_>>>()?;
+        let port = nodes.first().context("no nodes")?.port;
         let cluster = Self { nodes, masters };
-        cluster.form(replicas)?;
+        cluster.form(replicas, port)?;
         Ok(cluster)
     }
 
-    fn form(&self, replicas: usize) -> Result<()> {
+    /// Nodes that speak TLS with each other, and with clients at a second port each, which are given as well.
+    pub fn start_tls(
+        name: &str,
+        masters: usize,
+        replicas: usize,
+        identity: &Identity,
+        authority: &Authority,
+    ) -> Result<(Self, Vec<u16>)> {
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT_MS, "--tls-cluster", "yes"];
+        let options = [&options[..], &["--tls-replication", "yes", "--repl-diskless-sync-delay", "0"]].concat();
+        let start = |_| TlsServer::start(name, identity, authority, false, &options);
+        let servers = (0..masters * (1 + replicas)).map(start).collect::<Result<Vec<_>>>()?;
+        let ports: Vec<u16> = servers.iter().map(|server| server.port).collect();
+        let cluster = Self { nodes: servers.into_iter().map(|server| server.plain).collect(), masters };
+        cluster.form(replicas, *ports.first().context("no nodes")?)?;
+        Ok((cluster, ports))
+    }
+
+    /// The first node is met at `port`.
+    fn form(&self, replicas: usize, port: u16) -> Result<()> {
         for (index, node) in self.nodes.iter().enumerate() {
             let mut connection = node.connect()?;
             redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(index + 1).exec(&mut connection)?;
@@ -76,8 +97,7 @@ impl Cluster {
                 redis::cmd("CLUSTER").arg("ADDSLOTS").arg((from..to).collect::<Vec<_>>()).exec(&mut connection)?;
             }
             if index > 0 {
-                let first = self.nodes.first().context("no nodes")?;
-                redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(first.port).exec(&mut connection)?;
+                redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(port).exec(&mut connection)?;
             }
         }
         self.until("every node knows every node", || {

@@ -49,24 +49,29 @@ impl Authority {
 
     /// A certificate for a server of these names or addresses.
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
-        self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, false)
+        self.sign(names, &[ExtendedKeyUsagePurpose::ServerAuth], false)
     }
 
     /// The same, for a time that is over.
     pub fn expired(&self, names: &[&str]) -> Result<Identity> {
-        self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, true)
+        self.sign(names, &[ExtendedKeyUsagePurpose::ServerAuth], true)
     }
 
     /// A certificate for a client.
     pub fn client(&self, name: &str) -> Result<Identity> {
-        self.sign(&[name], ExtendedKeyUsagePurpose::ClientAuth, false)
+        self.sign(&[name], &[ExtendedKeyUsagePurpose::ClientAuth], false)
     }
 
-    fn sign(&self, names: &[&str], usage: ExtendedKeyUsagePurpose, expired: bool) -> Result<Identity> {
+    /// A certificate for a node of a cluster, which is a client of the others.
+    pub fn node(&self, names: &[&str]) -> Result<Identity> {
+        self.sign(names, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], false)
+    }
+
+    fn sign(&self, names: &[&str], usage: &[ExtendedKeyUsagePurpose], expired: bool) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone())?;
         params.distinguished_name.push(DnType::CommonName, names.first().context("a name")?.clone());
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usage.to_vec();
         const DAY: Duration = Duration::from_secs(86_400);
         let now = SystemTime::now();
         let (from, to) = if expired { (now - 3 * DAY, now - DAY) } else { (now - DAY, now + 3 * DAY) };

@@ -11,7 +11,7 @@ pub use nutcracker::pool as twemproxy;
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{SourceKind, Topology};
 
-use crate::client::Client;
+use crate::client::{Client, Info};
 use crate::endpoint::{Endpoint, Side};
 
 /// What was found.
@@ -34,6 +34,30 @@ pub struct Source {
     pub about: String,
     /// Its password, if the entry told.
     pub password: Option<String>,
+}
+
+/// What a server says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By itself; also the only node of a cluster.
+    Standalone,
+    /// One of several masters of a cluster, or a replica of one.
+    Cluster,
+    /// A sentinel.
+    Sentinel,
+}
+
+/// Asks a server what it is.
+pub async fn mode(entry: &Endpoint) -> Result<Mode> {
+    let mut client = Client::connect(entry, Side::Source).await?;
+    Ok(match client.info("server").await?.get("redis_mode") {
+        Some("sentinel") => Mode::Sentinel,
+        Some("cluster") => {
+            let size = Info::of(&client.call(&[b"CLUSTER", b"INFO"]).await?).number("cluster_size");
+            if size > Some(1) { Mode::Cluster } else { Mode::Standalone }
+        }
+        _ => Mode::Standalone,
+    })
 }
 
 /// Asks a server what it is, and what belongs to it; `nodes` is the login of the data nodes that a sentinel tells of.

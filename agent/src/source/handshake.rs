@@ -23,6 +23,9 @@ const READ: usize = 256 << 10;
 /// Room for less than this is not worth a read. Records share what was allocated for a read: as long as there is room in
 /// it nothing new is allocated, so that small reads do not hold much more memory than they weigh.
 const LEAST_READ: usize = 32 << 10;
+/// Without a port we are shown with port 0, which sentinels take for a replica that is down, and clients for one to try. Every version takes
+/// this one, and no sentinel makes a replica of it.
+const NO_PORT: &[u8] = b"-1";
 /// The newest Valkey whose snapshots we read: without it Valkey 9 writes a format that cannot hold field expiries.
 const ANNOUNCED_VERSION: &[u8] = b"9.1.0";
 
@@ -63,7 +66,12 @@ impl Wire {
         let reply = self.ask(&[b"PING"]).await?;
         self.accept("PING", &reply)?;
         // One option a command: an unknown one stops the loop over the rest. Old sources know none of them.
-        for option in [[&b"capa"[..], b"eof"], [b"capa", b"psync2"], [b"version", ANNOUNCED_VERSION]] {
+        for option in [
+            [&b"listening-port"[..], NO_PORT],
+            [b"capa", b"eof"],
+            [b"capa", b"psync2"],
+            [b"version", ANNOUNCED_VERSION],
+        ] {
             let reply = self.ask(&[b"REPLCONF", option[0], option[1]]).await?;
             if reply.starts_with("-NOPERM") || reply.starts_with("-NOAUTH") {
                 self.accept("REPLCONF", &reply)?;
