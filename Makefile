@@ -1,10 +1,10 @@
-.PHONY: setup build test fuzz check demo bench
+.PHONY: setup build test chaos fuzz check demo bench
 export PATH := $(PATH):/usr/bin:/usr/sbin
 export RUSTDOCFLAGS := -D warnings
 
 # Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) twemproxy and protoc, the other servers and etcd into .fleet/.
 setup:
-	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make nutcracker:nutcracker protoc:protobuf-compiler; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make nutcracker:nutcracker protoc:protobuf-compiler ip:iproute2 nft:nftables faketime:faketime; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
 	@bash tests/fleet.sh .fleet
 
@@ -17,6 +17,12 @@ demo: setup build
 
 test: setup build
 	cargo test --workspace -- --test-threads=2
+
+# Faults on a whole fleet, 200 and more for each kind of target; without the fence it has to fail. One: make chaos CHAOS="--seed 7 --faults 20".
+chaos: setup build
+	target/debug/chaos --faults 220 $(CHAOS)
+	target/debug/chaos --faults 220 --target cluster $(CHAOS)
+	! target/debug/chaos --faults 5 --only agent-frozen --unfenced
 
 # Coverage-guided, every decoder of what a source sends, FUZZ_SECONDS each; what breaks one stands in target/fuzz/findings.
 fuzz: setup

@@ -1,6 +1,7 @@
 //! End to end: real servers, the real binary, an oracle of its own.
 
 mod api_tls;
+mod chaos;
 mod cluster_target;
 mod command_table;
 mod control;

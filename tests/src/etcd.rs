@@ -40,24 +40,33 @@ impl Etcd {
         Self::start_with(count, None)
     }
 
+    /// Starts members that listen on an address of this host.
+    pub fn start_at(host: &str, count: usize) -> Result<Self> {
+        Self::begin(host, count, None)
+    }
+
     /// Starts members that speak TLS only, with clients that have a certificate.
     pub fn start_with(count: usize, certificates: Option<&Certificates>) -> Result<Self> {
+        Self::begin("127.0.0.1", count, certificates)
+    }
+
+    fn begin(host: &str, count: usize, certificates: Option<&Certificates>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let scheme = if certificates.is_some() { "https" } else { "http" };
         let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
         let cluster: Vec<String> =
-            ports.iter().enumerate().map(|(at, (_, peer))| format!("m{at}=http://127.0.0.1:{peer}")).collect();
+            ports.iter().enumerate().map(|(at, (_, peer))| format!("m{at}=http://{host}:{peer}")).collect();
         let mut members = Vec::new();
         for (at, (client, peer)) in ports.iter().enumerate() {
-            let endpoint = format!("{scheme}://127.0.0.1:{client}");
+            let endpoint = format!("{scheme}://{host}:{client}");
             let data = dir.path().join(format!("m{at}")).display().to_string();
             let mut arguments: Vec<String> = [
                 ("--name", format!("m{at}")),
                 ("--data-dir", data),
                 ("--listen-client-urls", endpoint.clone()),
                 ("--advertise-client-urls", endpoint.clone()),
-                ("--listen-peer-urls", format!("http://127.0.0.1:{peer}")),
-                ("--initial-advertise-peer-urls", format!("http://127.0.0.1:{peer}")),
+                ("--listen-peer-urls", format!("http://{host}:{peer}")),
+                ("--initial-advertise-peer-urls", format!("http://{host}:{peer}")),
                 ("--initial-cluster", cluster.join(",")),
                 ("--heartbeat-interval", "100".into()),
                 ("--election-timeout", "1000".into()),

@@ -24,9 +24,27 @@ fn ask<T: redis::FromRedisValue>(connection: &mut Connection, words: &[&[u8]]) -
 /// Fails with the first difference between two clusters, a cluster and a server, or a server and a cluster: each side is
 /// the servers that hold its keys. Only db 0 of a cluster is looked at; it has no other.
 pub fn assert_equal_nodes(source: &[&Server], target: &[&Server]) -> Result<()> {
+    compare_nodes(source, target, "", same)
+}
+
+/// The same without expiries, and without keys of ours: for a target whose task runs.
+pub fn assert_equal_values(source: &[&Server], target: &[&Server]) -> Result<()> {
+    compare_nodes(source, target, "__dts:", |db, key, left, right| {
+        let (here, there) = (value(left, key)?, value(right, key)?);
+        let name = String::from_utf8_lossy(key);
+        ensure!(here == there, "db {db}: key {name:?} differs: {here:.300?} and {there:.300?}");
+        Ok(())
+    })
+}
+
+type Compare = fn(usize, &[u8], &mut Connection, &mut Connection) -> Result<()>;
+
+/// Keys of the target that begin with `ours` are not looked at, if that is not empty.
+fn compare_nodes(source: &[&Server], target: &[&Server], ours: &str, same: Compare) -> Result<()> {
     let (mut left, mut right) = (Nodes::open(source)?, Nodes::open(target)?);
     for db in 0..DATABASES {
-        let (from, to) = (left.keys(db)?, right.keys(db)?);
+        let (from, mut to) = (left.keys(db)?, right.keys(db)?);
+        to.retain(|key, _| ours.is_empty() || !key.starts_with(ours.as_bytes()));
         let (here, there): (BTreeSet<&Bytes>, BTreeSet<&Bytes>) = (from.keys().collect(), to.keys().collect());
         if let Some(key) = here.symmetric_difference(&there).next() {
             let side = if from.contains_key(*key) { "missing on the target" } else { "only on the target" };

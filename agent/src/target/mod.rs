@@ -6,6 +6,7 @@ mod claim;
 pub mod cluster;
 mod connection;
 mod destination;
+mod fence;
 mod reply;
 pub mod territory;
 mod writer;
