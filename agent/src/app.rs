@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{self, Us};
 use crate::coordinator::Coordinator;
+use crate::enrol;
 use crate::profile::{Identity, Profile};
 use crate::reach::Prober;
 use crate::secret::Secrets;
@@ -25,6 +27,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Passwords by name.
     pub secrets: Secrets,
+    /// Buys a certificate, where there is none yet.
+    pub token: Option<SecretString>,
     /// Where it stands and what it takes.
     pub profile: Profile,
 }
@@ -40,14 +44,47 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     }
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|error| Error::new(Code::AgentDisk, format!("{}: {error}", config.state_dir.display())))?;
+    let mut config = config;
+    let enrolled = enrolled(&mut config).await?;
     let changed = Arc::new(Notify::new());
     let budgets = config.profile.budgets;
-    let identity = Identity::new(config.id, config.profile, &config.state_dir);
+    let identity = Identity::new(config.id.clone(), config.profile, &config.state_dir);
     let prober = Prober::start(config.secrets.clone(), changed.clone());
     let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, budgets, changed.clone());
     let us = Us { identity, prober: &prober, changed };
-    let ended = control::run(&config.coordinators, &us, &mut supervisor, cancel).await;
+    let renews = CancellationToken::new();
+    let renewed = async {
+        if enrolled {
+            enrol::keep_renewed(&config.coordinators, &config.id, &config.state_dir, &renews).await;
+        }
+    };
+    let served = async {
+        let ended = control::run(&config.coordinators, &us, &mut supervisor, cancel).await;
+        renews.cancel();
+        ended
+    };
+    let (ended, ()) = tokio::join!(Box::pin(served), Box::pin(renewed));
     supervisor.stop().await;
     prober.stop().await;
     ended
+}
+
+/// Gets a certificate if there is a token and none is there yet; true if the agent has one of its own, and shows it from now on.
+async fn enrolled(config: &mut Config) -> Result<bool> {
+    let open =
+        |coordinator: &Coordinator| coordinator.address.starts_with("https://") && coordinator.tls.client.is_none();
+    let own = config.coordinators.iter().all(open);
+    if let Some(token) = &config.token {
+        if !own {
+            let message = "a token goes with https:// coordinators, and without --tls-cert";
+            return Err(Error::new(Code::InvalidRequest, message));
+        }
+        enrol::enrol(&config.coordinators, &config.id, token.expose_secret(), &config.state_dir).await?;
+    }
+    let file = enrol::identity_file(&config.state_dir);
+    let enrolled = own && file.exists();
+    if enrolled {
+        config.coordinators.iter_mut().for_each(|to| to.tls.client = Some((file.clone(), file.clone())));
+    }
+    Ok(enrolled)
 }

@@ -17,6 +17,7 @@ pub mod coordinator;
 pub mod dial;
 pub mod discover;
 pub mod endpoint;
+pub mod enrol;
 pub mod limits;
 pub mod observe;
 pub mod outlet;

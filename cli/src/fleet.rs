@@ -13,6 +13,7 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::enrol;
 use crate::show::bytes;
 use crate::task::{Coordinator, explain, show};
 
@@ -56,6 +57,24 @@ enum Verb {
         #[arg(long)]
         shard: Option<u32>,
     },
+    /// Make a token with which an agent gets its certificate (`dts agent --token-file`); once.
+    Token {
+        /// Of the agent.
+        name: String,
+        /// How long it may be used: 1m to 7d.
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+    },
+    /// List the tokens that can still be used.
+    Tokens,
+    /// Make a token worthless.
+    RevokeToken { id: String },
+    /// Show who did what, the newest first.
+    Audit {
+        /// So many entries.
+        #[arg(long, default_value_t = 100)]
+        last: usize,
+    },
     /// Let any agent that fits run a task, or one shard of it.
     Unpin {
         /// Of the task.
@@ -79,6 +98,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
             }
             one(&agent, json);
         }
+        Verb::Token { name, ttl } => return enrol::token(&mut client, name, ttl, json).await,
+        Verb::Tokens => return enrol::tokens(&mut client, json).await,
+        Verb::RevokeToken { id } => return enrol::revoke(&mut client, id).await,
+        Verb::Audit { last } => return enrol::audit(&mut client, last, json).await,
         Verb::Cordon { name } => {
             one(&client.cordon_agent(CordonAgentRequest { id: name }).await.map_err(wrong)?.into_inner(), json);
         }

@@ -2,6 +2,7 @@
 
 mod address;
 mod argv;
+mod enrol;
 mod event;
 mod fleet;
 mod migrate;

@@ -211,6 +211,7 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
         coordinators: vec![dts_agent::coordinator::Coordinator::plain(format!("http://{address}"))],
         state_dir: arguments.state_dir.join("agent"),
         secrets: plan.secrets,
+        token: None,
         profile: dts_agent::profile::Profile::default(),
     };
     let agent_ends = ends.child_token();

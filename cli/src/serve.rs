@@ -1,12 +1,15 @@
 //! `dts coordinator` and `dts agent`: the roles as processes of their own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use dts_agent::secret::Secrets;
+use dts_coordinator::access::authority::Authority;
+use dts_coordinator::access::{Role, Roles};
 use dts_coordinator::app::State;
 use dts_coordinator::store::EtcdConfig;
 use dts_coordinator::tls::Tls;
@@ -50,7 +53,7 @@ pub(crate) struct CoordinatorArguments {
     /// 32 random bytes that seal the passwords in etcd; the same for every coordinator.
     #[arg(long)]
     seal_key_file: Option<PathBuf>,
-    /// `http://host:port` at which the other coordinators reach this one; by default where it listens.
+    /// `http://host:port`, or `https://` with --tls-cert, at which the other coordinators reach this one; by default where it listens.
     #[arg(long)]
     advertise: Option<String>,
     /// A leader that etcd does not hear for so long is replaced.
@@ -68,12 +71,48 @@ pub(crate) struct CoordinatorArguments {
     /// Let in who shows a certificate of these authorities. An agent's has to name its --id as a DNS name.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
-    /// Who may administer tasks: a DNS name in the client's certificate. May repeat; without it everybody who is let in.
+    /// Who may look: a DNS name in the client's certificate. May repeat. Without any role everybody who is let in may do everything.
+    #[arg(long = "viewer", value_name = "NAME", requires = "client_ca")]
+    viewers: Vec<String>,
+    /// Who may administer tasks, and move shards. May repeat.
     #[arg(long = "operator", value_name = "NAME", requires = "client_ca")]
     operators: Vec<String>,
+    /// Who may also let agents in, and read who did what. May repeat.
+    #[arg(long = "admin", value_name = "NAME", requires = "client_ca")]
+    admins: Vec<String>,
+    /// More of them: a line each, `viewer NAME`, `operator NAME` or `admin NAME`; read again whenever it changes.
+    #[arg(long, value_name = "FILE", requires = "client_ca")]
+    roles_file: Option<PathBuf>,
+    /// Over etcd: a DNS name in the certificates of all coordinators, by which they take calls from each other that others made. May repeat.
+    #[arg(long = "peer", value_name = "NAME", requires = "client_ca")]
+    peers: Vec<String>,
+    /// Who may have signed them (PEM); by default those of --client-ca.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    peer_ca: Option<PathBuf>,
+    /// Sign the certificates of agents that come with a token (`dts fleet token`): certificate of the authority (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["agent_ca_key", "client_ca"])]
+    agent_ca_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "agent_ca_cert")]
+    agent_ca_key: Option<PathBuf>,
+    /// How long those certificates live; agents renew them after two thirds of it.
+    #[arg(long, default_value = "30d", value_parser = humantime::parse_duration)]
+    agent_cert_ttl: Duration,
 }
 
 impl CoordinatorArguments {
+    fn tls(self) -> Result<Option<Tls>> {
+        let Some((certificate, key)) = self.tls_cert.zip(self.tls_key) else { return Ok(None) };
+        let given = [(self.viewers, Role::Viewer), (self.operators, Role::Operator), (self.admins, Role::Admin)];
+        let given = given.into_iter().flat_map(|(names, role)| names.into_iter().map(move |name| (name, role)));
+        let roles = Arc::new(Roles::new(given, self.roles_file)?);
+        let signs = self.agent_ca_cert.zip(self.agent_ca_key);
+        let lifetime = self.agent_cert_ttl;
+        let authority = signs.map(|(certificate, key)| Authority { certificate, key, lifetime });
+        let Self { client_ca, peers, peer_ca, .. } = self;
+        Ok(Some(Tls { certificate, key, client_ca, authority, roles, peers, peer_ca }))
+    }
+
     fn state(&self) -> Result<State> {
         let Some(seal_key_file) = self.seal_key_file.clone().filter(|_| !self.etcd.is_empty()) else {
             return Ok(State::Directory(self.state_dir.clone()));
@@ -108,6 +147,9 @@ pub(crate) struct AgentArguments {
     /// A secret that tasks may name: NAME=env:VARIABLE or NAME=file:PATH. May repeat.
     #[arg(long = "secret", value_name = "NAME=env:VARIABLE|file:PATH")]
     secrets: Vec<String>,
+    /// A token of `dts fleet token` in a file: buys the agent's certificate, if --state-dir holds none yet. It is renewed by itself.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
     #[command(flatten)]
     profile: ProfileArguments,
     #[command(flatten)]
@@ -117,8 +159,7 @@ pub(crate) struct AgentArguments {
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     let mut config = dts_coordinator::app::Config::new(arguments.listen, arguments.state()?);
     config.lease_ttl = arguments.agent_ttl;
-    let CoordinatorArguments { tls_cert, tls_key, client_ca, operators, .. } = arguments;
-    config.tls = tls_cert.zip(tls_key).map(|(certificate, key)| Tls { certificate, key, client_ca, operators });
+    config.tls = arguments.tls()?;
     let coordinator = dts_coordinator::app::bind(config).await?;
     eprintln!("coordinator listening on {}", coordinator.local_addr());
     Ok(coordinator.run(until_signal()?).await?)
@@ -130,12 +171,18 @@ pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {
         let (name, value) = read_secret(secret)?;
         secrets.insert(name, value);
     }
-    let AgentArguments { coordinator, name: id, state_dir, profile, tls, .. } = arguments;
+    let AgentArguments { coordinator, name: id, state_dir, token_file, profile, tls, .. } = arguments;
+    // One that is spent may be gone.
+    let needed = !dts_agent::enrol::identity_file(&state_dir).exists();
+    let token = match &token_file {
+        Some(path) if needed || Path::new(path).exists() => Some(SecretString::from(read_file(path)?)),
+        _ => None,
+    };
     let profile = profile.profile()?;
     let coordinators = coordinator.iter().map(|address| tls.clone().at(&with_scheme(address)));
     let coordinators = coordinators.collect::<Result<Vec<_>>>()?;
     eprintln!("agent {id} of {}", coordinator.join(", "));
-    let config = dts_agent::app::Config { id, coordinators, state_dir, secrets, profile };
+    let config = dts_agent::app::Config { id, coordinators, state_dir, secrets, token, profile };
     Ok(dts_agent::app::run(config, until_signal()?).await?)
 }
 

@@ -139,6 +139,12 @@ table! {
     NoAgent, "NO_AGENT", Agent, true, "start an agent that fits, and check that it reaches the coordinator; `dts fleet list` shows labels, room and who is cordoned";
     /// The agent does not exist.
     AgentNotFound, "AGENT_NOT_FOUND", User, false, "list the agents (`dts fleet list`) and use one of their names";
+    /// The role of the caller does not allow it, or the caller is an agent.
+    PermissionDenied, "PERMISSION_DENIED", User, false, "ask an administrator for the role that it takes (docs/tls.md), or use another certificate";
+    /// No certificate was shown.
+    Unauthenticated, "UNAUTHENTICATED", User, false, "show a certificate: --tls-cert and --tls-key";
+    /// A token does not serve.
+    TokenRefused, "TOKEN_REFUSED", User, false, "make a new token: `dts fleet token NAME`; each serves once, for one agent, for a limited time";
     /// A Redis that one runs oneself on a cloud virtual machine would leave its region.
     CrossRegion, "CROSS_REGION", User, false, "use a target in the source's region, and name the region of both; or reach the source by another network (public, dc, vpn, ccn)";
     /// The store of the coordinators does not answer. Shards go on.

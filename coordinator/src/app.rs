@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::agent_service_server::AgentServiceServer;
+use dts_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use dts_proto::v1::fleet_service_server::FleetServiceServer;
 use dts_proto::v1::task_service_server::TaskServiceServer;
 use futures_util::FutureExt as _;
@@ -16,14 +17,16 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::guard::Guard;
 use crate::api::agent::Fleet;
+use crate::api::enrol::Enrolment;
 use crate::api::forward::{Forward, Forwarder};
 use crate::api::task::Operator;
 use crate::election::{Candidate, Guarded, Leading, Opener, Seat, keep_time};
 use crate::engine::prove;
 use crate::secret::Sealer;
 use crate::store::{Embedded, Etcd, EtcdConfig, Store};
-use crate::tls::{Operators, Tls};
+use crate::tls::Tls;
 
 /// Open connections get this long to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -55,7 +58,7 @@ pub enum State {
         etcd: EtcdConfig,
         /// Holds the key of the secrets, the same for every coordinator.
         seal_key_file: PathBuf,
-        /// `http://host:port` at which the other coordinators reach this one; by default where it listens.
+        /// `http://host:port`, or `https://` with TLS, at which the other coordinators reach this one; by default where it listens.
         advertise: Option<String>,
         /// A leader that etcd does not hear for so long is deposed.
         leader_ttl: Duration,
@@ -92,12 +95,8 @@ enum Role {
 pub async fn bind(config: Config) -> Result<Coordinator> {
     if let Some(tls) = &config.tls {
         // Said now, and not to the first who connects.
-        tls.config().map_err(|why| Error::new(Code::InvalidRequest, why))?;
-        if matches!(config.state, State::Etcd { .. }) {
-            // What is handed on would arrive under the name of the coordinator that hands it on.
-            let message = "a coordinator over etcd cannot serve by TLS in this version: leave --tls-cert away, on a trusted network";
-            return Err(Error::new(Code::InvalidRequest, message));
-        }
+        let one_of_many = matches!(config.state, State::Etcd { .. });
+        tls.check(one_of_many).map_err(|why| Error::new(Code::InvalidRequest, why))?;
     }
     let listen = |error: std::io::Error| {
         Error::new(Code::InvalidRequest, format!("cannot listen on {}: {error}", config.listen))
@@ -122,7 +121,7 @@ pub async fn bind(config: Config) -> Result<Coordinator> {
             let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
             let address = match advertise {
                 Some(address) => address.clone(),
-                None => of_listener(listener.local_addr().map_err(listen)?)?,
+                None => of_listener(listener.local_addr().map_err(listen)?, config.tls.is_some())?,
             };
             let candidate = Candidate {
                 store,
@@ -139,12 +138,12 @@ pub async fn bind(config: Config) -> Result<Coordinator> {
     Ok(Coordinator { config, role, listener, local_addr })
 }
 
-fn of_listener(address: SocketAddr) -> Result<String> {
+fn of_listener(address: SocketAddr, tls: bool) -> Result<String> {
     if address.ip().is_unspecified() {
         let message = "a coordinator that listens on every address needs --advertise: where the others reach it";
         return Err(Error::new(Code::InvalidRequest, message));
     }
-    Ok(format!("http://{address}"))
+    Ok(format!("{}://{address}", if tls { "https" } else { "http" }))
 }
 
 impl Coordinator {
@@ -217,18 +216,25 @@ async fn serve<S: Store>(
     };
     let reflection = descriptors().build_v1().map_err(|error| internal(error.to_string()))?;
     let reflection_alpha = descriptors().build_v1alpha().map_err(|error| internal(error.to_string()))?;
-    let forwarder = Forwarder::new(seat.clone());
-    let operators = config.tls.as_ref().map(|tls| tls.operators.clone()).unwrap_or_default();
-    let operators = Operators(Arc::new(operators));
+    let forwarder = Forwarder::new(seat.clone(), config.tls.as_ref().map(Tls::peer));
+    let access = config.tls.as_ref().map(Tls::access).unwrap_or_default();
+    let authority = config.tls.as_ref().and_then(|tls| tls.authority.clone());
+    let enrolment = Enrolment { seat: seat.clone(), authority };
+    let noted = seat.clone();
+    let door = move |inner| {
+        let inner = Guard { inner, access: access.clone(), seat: noted.clone() };
+        Forward { inner, access: access.clone(), forwarder: forwarder.clone() }
+    };
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .layer(tower_layer::layer_fn(move |inner| Forward { inner, forwarder: forwarder.clone() }))
+        .layer(tower_layer::layer_fn(door))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .add_service(TaskServiceServer::with_interceptor(operator(), operators.clone()))
-        .add_service(FleetServiceServer::with_interceptor(operator(), operators))
+        .add_service(TaskServiceServer::new(operator()))
+        .add_service(FleetServiceServer::new(operator()))
+        .add_service(EnrolmentServiceServer::new(enrolment))
         .add_service(AgentServiceServer::new(fleet));
     let ends = cancel.clone().cancelled_owned();
     let (accepted, through) = mpsc::channel(1);

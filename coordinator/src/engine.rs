@@ -2,6 +2,8 @@
 
 mod assign;
 mod fleet;
+mod token;
+mod trail;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::sync::{Mutex, Notify, watch};
 
 use self::assign::{Moves, Refused, no_agent};
 use self::fleet::{Cordon, Session};
+use crate::audit;
 use crate::secret::{Sealer, redact};
 use crate::store::{Lease, Store, Transaction, Versioned};
 use crate::task::{self, Observation, Step, Stored, actions, decide, requested, totals};
@@ -35,6 +38,8 @@ pub struct Engine<S> {
     world: Mutex<World>,
     changed: watch::Sender<u64>,
     registered: Notify,
+    /// Number of the next entry of the audit trail, if it is known.
+    trail: Mutex<Option<u64>>,
 }
 
 #[derive(Default)]
@@ -134,6 +139,7 @@ impl<S: Store> Engine<S> {
             world: Mutex::new(world),
             changed: watch::Sender::new(0),
             registered: Notify::new(),
+            trail: Mutex::new(None),
         })
     }
 
@@ -168,6 +174,7 @@ impl<S: Store> Engine<S> {
         let mut held = Held::new(stored, 0);
         let saved = self.save(&mut held).await;
         let task = answer(&held);
+        audit::about(format!("task {}", task.id));
         if saved.is_ok() || held.unsure {
             world.tasks.insert(task.id.clone(), held);
         }
@@ -346,6 +353,7 @@ impl<S: Store> Engine<S> {
 
     /// The task, read again if it is not sure what the store holds.
     async fn settled<'a>(&self, world: &'a mut World, id: &str) -> Result<&'a mut Held> {
+        audit::about(format!("task {id}"));
         if world.tasks.get(id).ok_or_else(|| not_found(id))?.unsure {
             let key = format!("task/{id}");
             match self.store.get(&key).await? {

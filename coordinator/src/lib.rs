@@ -1,7 +1,9 @@
 //! The control plane: what is wanted. It never opens a connection to a Redis.
 
+pub mod access;
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod election;
 pub mod engine;
 pub mod placement;

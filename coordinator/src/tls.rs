@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use dts_common::pem;
 use rustls::ServerConfig;
-use rustls::client::verify_server_name;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -19,8 +17,11 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::service::Interceptor;
+
+use crate::access::authority::Authority;
+use crate::access::certificate::names;
+use crate::access::way::PeerTls;
+use crate::access::{Access, Roles};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at once; further connections wait in the listener's queue.
@@ -37,14 +38,50 @@ pub struct Tls {
     pub key: PathBuf,
     /// Those who connect need a certificate of these authorities, PEM; `None`: anybody may.
     pub client_ca: Option<PathBuf>,
-    /// Who may administer tasks, by a name in the certificate; empty: everybody who may connect.
-    pub operators: Vec<String>,
+    /// Signs the certificates of agents; those who have none yet may connect, and ask for one.
+    pub authority: Option<Authority>,
+    /// Who may what, by a name in the certificate.
+    pub roles: Arc<Roles>,
+    /// Names in the certificates of coordinators: they hand calls on in the name of who called them.
+    pub peers: Vec<String>,
+    /// Those who may have signed them, PEM; `None`: those of `client_ca`.
+    pub peer_ca: Option<PathBuf>,
 }
 
 /// A connection that is through its handshake.
 pub type Accepted = io::Result<TlsStream<TcpStream>>;
 
 impl Tls {
+    /// What calls have to hold against.
+    pub fn access(&self) -> Access {
+        let (asks, roles) = (self.client_ca.is_some(), self.roles.clone());
+        Access { asks, roles, peers: Arc::new(self.peers.clone()) }
+    }
+
+    /// How to speak with other coordinators.
+    pub fn peer(&self) -> PeerTls {
+        let ca = self.peer_ca.clone().or_else(|| self.client_ca.clone());
+        PeerTls { ca, certificate: self.certificate.clone(), key: self.key.clone() }
+    }
+
+    /// Says now what would be said to the first who connects, or to the first call that is handed on.
+    pub fn check(&self, one_of_many: bool) -> Result<(), String> {
+        self.config()?;
+        if let Some(authority) = &self.authority {
+            authority.check().map_err(|error| error.message)?;
+        }
+        if !one_of_many || self.client_ca.is_none() {
+            return Ok(());
+        }
+        let own = pem::certificates("certificate", &self.certificate)?;
+        let ours = own.first().is_some_and(|own| self.peers.iter().any(|peer| names(own, peer)));
+        if ours {
+            return Ok(());
+        }
+        let what = "coordinators over etcd know each other by --peer, a DNS name in the certificate of each of them";
+        Err(format!("{what}; certificate {} has none of those given", self.certificate.display()))
+    }
+
     /// Reads the files.
     pub fn config(&self) -> Result<ServerConfig, String> {
         let provider = Arc::new(ring::default_provider());
@@ -54,9 +91,16 @@ impl Tls {
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let roots = Arc::new(pem::authorities("client CA file", path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| error.to_string())?)
+                let mut roots = pem::authorities("client CA file", path)?;
+                if let Some(authority) = &self.authority {
+                    for certificate in pem::certificates("authority of agents", &authority.certificate)? {
+                        roots.add(certificate).map_err(|error| error.to_string())?;
+                    }
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                // Who shows none gets no further than to the place where agents get theirs.
+                let verifier = if self.authority.is_some() { verifier.allow_unauthenticated() } else { verifier };
+                builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
             }
         };
         let chain = pem::certificates("certificate", &self.certificate)?;
@@ -127,29 +171,5 @@ impl Tls {
                 None
             }
         }
-    }
-}
-
-/// True if the certificate is for this name: a subject alternative name of type DNS, or an address.
-pub fn names(certificate: &CertificateDer<'_>, name: &str) -> bool {
-    let Ok(name) = ServerName::try_from(name) else { return false };
-    ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
-}
-
-/// Lets operators through.
-#[derive(Clone, Debug, Default)]
-pub struct Operators(pub Arc<Vec<String>>);
-
-impl Interceptor for Operators {
-    fn call(&mut self, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-        if self.0.is_empty() {
-            return Ok(request);
-        }
-        let shown = request.peer_certs();
-        let certificate = shown.as_ref().and_then(|chain| chain.first());
-        if certificate.is_some_and(|certificate| self.0.iter().any(|name| names(certificate, name))) {
-            return Ok(request);
-        }
-        Err(Status::permission_denied("the certificate of this client names no operator of this coordinator"))
     }
 }

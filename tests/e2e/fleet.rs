@@ -14,6 +14,12 @@ use crate::{state, until};
 /// A process of ours, ended with its owner.
 pub(crate) struct Role(Child);
 
+impl Role {
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        Ok(Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
 impl Drop for Role {
     fn drop(&mut self) {
         // It may have ended by itself.

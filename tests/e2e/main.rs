@@ -8,6 +8,7 @@ mod control;
 mod copy;
 mod crash;
 mod discover;
+mod enrol;
 mod filters;
 mod fleet;
 mod input;

@@ -57,6 +57,13 @@ impl Authority {
         self.sign(names, &[ExtendedKeyUsagePurpose::ServerAuth], true)
     }
 
+    /// Its key, in a file.
+    pub fn key(&self) -> Result<PathBuf> {
+        let path = self.dir.path().join("ca.key");
+        std::fs::write(&path, self.issuer.key().serialize_pem())?;
+        Ok(path)
+    }
+
     /// A certificate for a client.
     pub fn client(&self, name: &str) -> Result<Identity> {
         self.sign(&[name], &[ExtendedKeyUsagePurpose::ClientAuth], false)

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dts_common::error::Code;
 use dts_proto::v1::agent_service_server::AgentService;
@@ -14,13 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{engine, status};
+use crate::access::Caller;
+use crate::access::certificate::names;
 use crate::election::Seat;
 use crate::engine::Engine;
 use crate::store::Store;
-use crate::tls::names;
 
 const PROTOCOL_VERSION: u32 = 1;
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// A clock that is set is noticed in this time.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// Serves agents.
 pub struct Fleet<S> {
@@ -46,7 +49,7 @@ impl<S: Store> AgentService for Fleet<S> {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let shown = request.peer_certs();
+        let shown = request.extensions().get::<Caller>().and_then(|caller| caller.certificate.clone());
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no register message"))??;
@@ -54,8 +57,8 @@ impl<S: Store> AgentService for Fleet<S> {
             return Err(Status::invalid_argument("the first message has to be register"));
         };
         // A client without a certificate is here only where none is asked for.
-        if let Some(certificate) = shown.as_ref().and_then(|chain| chain.first())
-            && !names(certificate, &register.agent_id)
+        if let Some(certificate) = &shown
+            && !names(&certificate.der, &register.agent_id)
         {
             let message = format!("the certificate of this client is not for an agent {:?}", register.agent_id);
             return Err(Status::permission_denied(message));
@@ -78,12 +81,21 @@ impl<S: Store> AgentService for Fleet<S> {
         let welcome = coordinator_message::Message::Welcome(welcome);
         let _the_channel_is_new = sender.send(Ok(CoordinatorMessage { message: Some(welcome) })).await;
         let cancel = [self.cancel.clone(), ends];
-        tokio::spawn(session(engine, register, incoming, desired, sender, cancel));
+        let expires = shown.map(|certificate| certificate.expires);
+        tokio::spawn(session(engine, register, incoming, desired, sender, expires, cancel));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
 type Outgoing = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+
+/// Until the certificate expires: a session does not outlive it. An agent that has renewed it comes back under the new one.
+async fn expiry(at: Option<SystemTime>) {
+    let Some(at) = at else { return std::future::pending().await };
+    while let Ok(left) = at.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left.clamp(Duration::from_millis(10), LOOK)).await;
+    }
+}
 
 async fn session<S: Store>(
     engine: Arc<Engine<S>>,
@@ -91,9 +103,12 @@ async fn session<S: Store>(
     mut incoming: Streaming<AgentMessage>,
     mut desired: watch::Receiver<dts_proto::v1::DesiredState>,
     outgoing: Outgoing,
+    expires: Option<SystemTime>,
     [cancel, deposed]: [CancellationToken; 2],
 ) {
     desired.mark_changed();
+    let expired = expiry(expires);
+    tokio::pin!(expired);
     loop {
         tokio::select! {
             message = incoming.message() => match message {
@@ -114,6 +129,10 @@ async fn session<S: Store>(
                 if outgoing.send(Ok(message)).await.is_err() {
                     break;
                 }
+            }
+            () = &mut expired => {
+                let _told_or_gone = outgoing.send(Err(Status::unauthenticated("the agent's certificate has expired"))).await;
+                break;
             }
             () = cancel.cancelled() => break,
             () = deposed.cancelled() => break,

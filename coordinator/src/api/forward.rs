@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use tokio::sync::watch;
@@ -12,9 +11,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderValue, Request, Response};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::status;
+use crate::access::way::PeerTls;
+use crate::access::{self, Access};
 use crate::election::Seat;
 use crate::store::Store;
 
@@ -22,27 +23,25 @@ use crate::store::Store;
 const OURS: &str = "/dts.v1.";
 /// Marks what was handed on: it is not handed on twice.
 const FORWARDED: &str = "dts-forwarded";
-const CONNECT: Duration = Duration::from_secs(2);
-/// A silent leader is noticed within the two together.
-const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 
 /// Knows the way to the leader.
 pub struct Forwarder<S> {
     seat: watch::Receiver<Seat<S>>,
+    tls: Option<PeerTls>,
     /// The address of the last leader, and the way to it.
     way: Arc<Mutex<Option<(String, Channel)>>>,
 }
 
 impl<S> Clone for Forwarder<S> {
     fn clone(&self) -> Self {
-        Self { seat: self.seat.clone(), way: self.way.clone() }
+        Self { seat: self.seat.clone(), tls: self.tls.clone(), way: self.way.clone() }
     }
 }
 
 impl<S> Forwarder<S> {
     /// Forwards while the seat says that another leads.
-    pub fn new(seat: watch::Receiver<Seat<S>>) -> Self {
-        Self { seat, way: Arc::default() }
+    pub fn new(seat: watch::Receiver<Seat<S>>, tls: Option<PeerTls>) -> Self {
+        Self { seat, tls, way: Arc::default() }
     }
 
     fn channel(&self, address: &str) -> Result<Channel> {
@@ -52,15 +51,14 @@ impl<S> Forwarder<S> {
         {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(|error| Error::new(Code::Internal, format!("the leader's address {address}: {error}")))?;
-        let channel = endpoint
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1)
-            .connect_lazy();
+        let channel = access::way::way(address, self.tls.as_ref())?;
         *way = Some((address.to_owned(), channel.clone()));
         Ok(channel)
+    }
+
+    /// The next call makes a new way, with the certificates of then.
+    fn forget(&self) {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -69,6 +67,8 @@ impl<S> Forwarder<S> {
 pub struct Forward<I, S> {
     /// What serves if this coordinator leads.
     pub inner: I,
+    /// Knows who calls.
+    pub access: Access,
     /// The way to who does, if it does not.
     pub forwarder: Forwarder<S>,
 }
@@ -88,7 +88,9 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        let caller = self.access.caller(&mut request);
+        request.extensions_mut().insert(caller.clone());
         let leader = match &*self.forwarder.seat.borrow() {
             Seat::Leading(leading) if leading.holds() => None,
             _ if !request.uri().path().starts_with(OURS) => None,
@@ -100,6 +102,7 @@ where
             Some(leader) => {
                 let forwarder = self.forwarder.clone();
                 Box::pin(async move {
+                    caller.put(&mut request);
                     let answer = forwarder.hand_on(request, leader).await;
                     Ok(answer.unwrap_or_else(|error| status(error).into_http()))
                 })
@@ -123,7 +126,7 @@ impl<S: Store> Forwarder<S> {
             std::future::poll_fn(|context| channel.poll_ready(context)).await?;
             channel.call(request).await
         };
-        let same = leader.clone();
+        let (same, forwarder) = (leader.clone(), self.clone());
         let leads = move |seat: &Seat<S>| matches!(seat, Seat::Following(Some(address)) if *address == same);
         let deposed = async move {
             let _changed_or_ended = self.seat.wait_for(|seat| !leads(seat)).await;
@@ -133,7 +136,14 @@ impl<S: Store> Forwarder<S> {
             answer = reach => answer,
             () = &mut deposed => return Err(nobody("the lead changed hands")),
         };
-        let (parts, body) = answer.map_err(|_| nobody("the leading coordinator does not answer"))?.into_parts();
+        let (parts, body) = match answer {
+            Ok(answer) => answer.into_parts(),
+            Err(error) => {
+                forwarder.forget();
+                tracing::warn!(leader, %error, "the leading coordinator does not answer");
+                return Err(nobody("the leading coordinator does not answer"));
+            }
+        };
         Ok(Response::from_parts(parts, Body::new(WhileLeading { body, deposed, over: false })))
     }
 }

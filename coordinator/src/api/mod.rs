@@ -1,6 +1,7 @@
 //! One file a service: translate, delegate, map errors.
 
 pub mod agent;
+pub mod enrol;
 pub mod fleet;
 pub mod forward;
 pub mod task;
@@ -20,10 +21,10 @@ use crate::engine::Engine;
 use crate::store::Store;
 
 /// The engine to ask now, and what ends when it is not to be asked any more.
-type Asked<S> = (Arc<Engine<Guarded<S>>>, CancellationToken);
+pub(crate) type Asked<S> = (Arc<Engine<Guarded<S>>>, CancellationToken);
 
 /// Of a coordinator that leads.
-fn engine<S: Store>(seat: &watch::Receiver<Seat<S>>) -> Result<Asked<S>, Status> {
+pub(crate) fn engine<S: Store>(seat: &watch::Receiver<Seat<S>>) -> Result<Asked<S>, Status> {
     match &*seat.borrow() {
         Seat::Leading(leading) if leading.holds() => Ok((leading.engine.clone(), leading.ends.clone())),
         _ => Err(no_leader()),
@@ -42,6 +43,8 @@ pub fn status(error: Error) -> Status {
         Code::InvalidRequest | Code::CrossRegion => GrpcCode::InvalidArgument,
         Code::TaskNotFound | Code::AgentNotFound => GrpcCode::NotFound,
         Code::ActionNotAllowed => GrpcCode::FailedPrecondition,
+        Code::PermissionDenied | Code::TokenRefused => GrpcCode::PermissionDenied,
+        Code::Unauthenticated => GrpcCode::Unauthenticated,
         Code::RevisionConflict => GrpcCode::Aborted,
         Code::Internal => GrpcCode::Internal,
         _ => GrpcCode::Unavailable,

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Engine, Held, World, answer, lost_race, not_found};
+use crate::audit;
 use crate::placement::Candidate;
 use crate::store::{Lease, Store, Transaction};
 use crate::task::directive;
@@ -167,6 +168,7 @@ impl<S: Store> Engine<S> {
 
     /// Lets an agent get shards, keeps it from getting more, or takes those away that it has.
     pub async fn cordon(&self, id: &str, cordoned: bool, draining: bool) -> Result<Agent> {
+        audit::about(format!("agent {id}"));
         let mut world = self.world.lock().await;
         if !world.agents.contains_key(id) && !world.cordons.contains_key(id) {
             return Err(no_such_agent(id));

@@ -1,0 +1,56 @@
+//! What a certificate says of its owner.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+/// Stands as a URI in the certificates of agents that a coordinator has signed; they serve for nothing else.
+pub const AGENT: &str = "dts:agent";
+
+/// A certificate that somebody showed, and that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// As it came.
+    pub der: CertificateDer<'static>,
+    /// Its DNS names.
+    pub names: Vec<String>,
+    /// A coordinator signed it for an agent.
+    pub agent: bool,
+    /// It is worth nothing after.
+    pub expires: SystemTime,
+}
+
+impl Shown {
+    /// Reads it; `None` if it is not one.
+    pub fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = parse_x509_certificate(der).ok()?;
+        let (mut names, mut agent) = (Vec::new(), false);
+        if let Ok(Some(alternatives)) = certificate.subject_alternative_name() {
+            for name in &alternatives.value.general_names {
+                match name {
+                    GeneralName::DNSName(name) => names.push((*name).to_owned()),
+                    GeneralName::URI(uri) => agent |= *uri == AGENT,
+                    _ => {}
+                }
+            }
+        }
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+        Some(Self { der: der.clone().into_owned(), names, agent, expires })
+    }
+
+    /// For people.
+    pub fn who(&self) -> String {
+        if self.names.is_empty() { "a certificate without a DNS name".into() } else { self.names.join(", ") }
+    }
+}
+
+/// True if the certificate is for this name: a subject alternative name of type DNS, or an address.
+pub fn names(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name) else { return false };
+    ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
+}
