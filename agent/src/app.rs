@@ -1,10 +1,13 @@
 //! Config -> build -> run -> drain.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::metrics::{self, Recorded};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +17,7 @@ use crate::enrol;
 use crate::profile::{Identity, Profile};
 use crate::reach::Prober;
 use crate::secret::Secrets;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Shown, Supervisor};
 
 /// What an agent needs to know.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Config {
     pub token: Option<SecretString>,
     /// Where it stands and what it takes.
     pub profile: Profile,
+    /// Where metrics are served, and what was counted of this process.
+    pub metrics: Option<(SocketAddr, Recorded)>,
 }
 
 /// Runs until cancelled, or until the coordinator refuses this agent for good. Shards are stopped, not abandoned.
@@ -48,9 +53,20 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     let enrolled = enrolled(&mut config).await?;
     let changed = Arc::new(Notify::new());
     let budgets = config.profile.budgets;
-    let identity = Identity::new(config.id.clone(), config.profile, &config.state_dir);
     let prober = Prober::start(config.secrets.clone(), changed.clone());
     let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, budgets, changed.clone());
+    let ends = CancellationToken::new();
+    let measured = match config.metrics {
+        None => None,
+        Some((at, recorded)) => {
+            let cannot = |error| Error::new(Code::InvalidRequest, format!("cannot listen on {at}: {error}"));
+            let listener = TcpListener::bind(at).await.map_err(cannot)?;
+            let (agent, shown) = (config.id.clone(), supervisor.shown());
+            let page = move || std::future::ready(page(&recorded, &agent, &shown));
+            Some(tokio::spawn(metrics::serve(listener, page, ends.clone())))
+        }
+    };
+    let identity = Identity::new(config.id.clone(), config.profile, &config.state_dir);
     let us = Us { identity, prober: &prober, changed };
     let renews = CancellationToken::new();
     let renewed = async {
@@ -66,6 +82,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     let (ended, ()) = tokio::join!(Box::pin(served), Box::pin(renewed));
     supervisor.stop().await;
     prober.stop().await;
+    ends.cancel();
+    if let Some(Err(error)) = futures_util::future::OptionFuture::from(measured).await {
+        tracing::error!(%error, "the server of metrics broke");
+    }
     ended
 }
 
@@ -87,4 +107,15 @@ async fn enrolled(config: &mut Config) -> Result<bool> {
         config.coordinators.iter_mut().for_each(|to| to.tls.client = Some((file.clone(), file.clone())));
     }
     Ok(enrolled)
+}
+
+/// The agent's metrics as of now.
+fn page(recorded: &Recorded, agent: &str, shown: &Shown) -> String {
+    let shards = shown.read();
+    recorded.page(|| {
+        ::metrics::gauge!("dts_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => "agent").set(1.0);
+        for (id, epoch, status) in shards {
+            metrics::shard(&id.task, id.index, agent, epoch.0, &status);
+        }
+    })
 }

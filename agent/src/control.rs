@@ -8,6 +8,7 @@ use dts_common::backoff::Backoff;
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::agent_service_client::AgentServiceClient;
 use dts_proto::v1::{AgentMessage, CoordinatorMessage, Report, agent_message, coordinator_message};
+use metrics::{counter, gauge};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,6 +48,8 @@ pub async fn run(
             ended = session(coordinator, us, supervisor, &mut backoff) => ended,
             () = cancel.cancelled() => return Ok(()),
         };
+        gauge!("dts_agent_session").set(0.0);
+        counter!("dts_agent_session_failures_total", "code" => format!("{:?}", ended.code())).increment(1);
         let refused = match ended.code() {
             GrpcCode::FailedPrecondition => true,
             // A certificate for another name: under shards that run it may be replaced once more.
@@ -100,6 +103,8 @@ async fn try_session(
         _ => return Err(Status::internal("the coordinator did not say welcome")),
     };
     tracing::info!(agent = us.identity.agent_id, "registered");
+    gauge!("dts_agent_session").set(1.0);
+    counter!("dts_agent_sessions_total").increment(1);
     backoff.reset();
     let mut beat = interval(Duration::from_millis(u64::from(welcome.report_interval_ms).clamp(50, 60_000)));
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);

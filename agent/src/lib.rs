@@ -21,6 +21,7 @@ pub mod enrol;
 pub mod limits;
 pub mod observe;
 pub mod outlet;
+pub mod pace;
 pub mod pipeline;
 pub mod profile;
 pub mod reach;

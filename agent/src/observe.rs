@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
+use crate::limits::Limits;
+use crate::pace::{Backlog, Meter, Sample};
 use crate::source::Received;
 use crate::spool;
 use crate::status::Board;
@@ -38,6 +40,8 @@ pub struct Observer {
     pub acknowledged: watch::Sender<u64>,
     /// What the spool holds.
     pub usage: spool::Usage,
+    /// The shard's bounds.
+    pub limits: watch::Receiver<Limits>,
     /// Where it is shown.
     pub board: Board,
 }
@@ -48,6 +52,7 @@ impl Observer {
         let mut source = Asked::new(Destination::Standalone(self.source.clone()), Side::Source);
         let mut target = Asked::new(self.target.clone(), Side::Target);
         let mut behind_since = None;
+        let mut meter = Meter::default();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -61,11 +66,11 @@ impl Observer {
                 () = async { tokio::join!(source.ask(every), target.ask(ASK_EVERY)); } => {}
                 () = cancel.cancelled() => return,
             }
-            self.show(&source.answer, &target.answer, &mut behind_since);
+            self.show(&source.answer, &target.answer, &mut behind_since, &mut meter);
         }
     }
 
-    fn show(&self, source: &Answer, target: &Answer, behind_since: &mut Option<Instant>) {
+    fn show(&self, source: &Answer, target: &Answer, behind_since: &mut Option<Instant>, meter: &mut Meter) {
         let received = self.received.borrow().clone();
         let applied = self.applied.borrow().clone();
         let progress = applied.last.as_ref().map(|commit| commit.progress).unwrap_or_default();
@@ -88,6 +93,25 @@ impl Observer {
         let goal = if received.speaks_psync { source.offset_before } else { received.offset };
         let caught_up = position.is_some() && received.connected && applied_offset >= goal && source.asked > 1;
         let (memory_bytes, disk_bytes) = self.usage.read();
+        let now = std::time::Instant::now();
+        let limits = *self.limits.borrow();
+        let pace = meter.see(
+            now,
+            &Sample {
+                source: source.backlog.map(|(answer, at)| (answer, now.saturating_duration_since(at))),
+                speaks_psync: received.speaks_psync,
+                connected: received.connected,
+                received_offset: received.offset,
+                applied_offset: position.map(|position| position.offset),
+                snapshot_received: received.snapshot_received,
+                snapshot_total: received.snapshot_total,
+                snapshot_applied: progress.snapshot_bytes,
+                snapshot_keys: progress.snapshot_keys,
+                source_keys: source.keys,
+                commands: progress.stream_commands,
+                limits: (limits.read_bytes_per_second, limits.write_bytes_per_second),
+            },
+        );
         let copy = match &applied.checkpoint {
             Some(checkpoint) if checkpoint.phase != Phase::Claimed => checkpoint.copy,
             _ => 0,
@@ -123,7 +147,9 @@ impl Observer {
             status.skipped_cross_slot = applied.notes.skipped.clone().into_iter().collect();
             status.source_keys = source.keys;
             status.target_keys = target.keys.saturating_sub(self.records);
+            status.lost_links = received.lost;
         });
+        self.board.pace(pace);
         let phase = self.board.read().phase();
         if caught_up && phase == ShardPhase::CatchingUp {
             self.board.phase(ShardPhase::Streaming);
@@ -146,6 +172,8 @@ struct Answer {
     offset: u64,
     /// The offset of the answer before: reaching it means being less than a round behind.
     offset_before: u64,
+    /// And when it was.
+    backlog: Option<(Backlog, std::time::Instant)>,
     asked: u64,
 }
 
@@ -185,7 +213,16 @@ impl Asked {
             && let Some(client) = clients.first_mut()
         {
             self.answer.offset_before = self.answer.offset;
-            self.answer.offset = source_offset(client).await?;
+            let replication = client.info("replication").await?;
+            let number = |field| replication.number(field).unwrap_or(0);
+            let offset = number("master_repl_offset");
+            let active = number("repl_backlog_active") == 1;
+            let backlog = Backlog {
+                offset,
+                size: if active { number("repl_backlog_size") } else { 0 },
+                history: if active { number("repl_backlog_histlen") } else { 0 },
+            };
+            (self.answer.offset, self.answer.backlog) = (offset, Some((backlog, std::time::Instant::now())));
         }
         self.answer.asked += 1;
         self.clients = clients;

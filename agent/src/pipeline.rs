@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::apply::{Context, Driver, Resume, Start};
 use crate::client::Client;
@@ -62,6 +63,8 @@ pub struct Job {
     pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
     pub scratch: PathBuf,
+    /// Everything that is logged and traced of the shard lies in it.
+    pub span: tracing::Span,
 }
 
 impl Job {
@@ -108,13 +111,15 @@ pub async fn attempt(
         applied: applied.clone(),
         acknowledged: acknowledge,
         usage: spool_out.usage(),
+        limits: job.limits.clone(),
         board: board.clone(),
     };
     let config = SourceConfig { endpoint: job.source.clone(), limits: job.limits.clone() };
-    let mut source =
-        tokio::spawn(source::run(config, resume, spool_in, receive, acknowledged, source_trouble, stop.clone()));
-    let mut target = tokio::spawn(writer.run(to_write, confirm));
-    let observer = tokio::spawn(observer.run(stop.clone()));
+    let mut source = tokio::spawn(
+        source::run(config, resume, spool_in, receive, acknowledged, source_trouble, stop.clone()).in_current_span(),
+    );
+    let mut target = tokio::spawn(writer.run(to_write, confirm).in_current_span());
+    let observer = tokio::spawn(observer.run(stop.clone()).in_current_span());
 
     let context = Context {
         shard: job.shard.clone(),

@@ -7,6 +7,7 @@ use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::limits::Limits;
 use crate::pipeline::{self, Failure, Job};
@@ -131,7 +132,9 @@ async fn attempts(
         let (target_trouble, seen_at_target) = watch::channel(None);
         let troubles = [source_trouble, target_trouble];
         let watching = CancellationToken::new();
-        let watcher = tokio::spawn(show_trouble(board.clone(), [seen_at_source, seen_at_target], watching.clone()));
+        let watcher = tokio::spawn(
+            show_trouble(board.clone(), [seen_at_source, seen_at_target], watching.clone()).in_current_span(),
+        );
         let applied = || board.read().stream.map_or(0, |stream| stream.applied_offset);
         let before = applied();
         // Not dropped when cancelled: it ends by itself then, having joined its stages.
@@ -247,14 +250,15 @@ impl Running {
         changed: Arc<Notify>,
     ) -> Self {
         let (sender, receiver) = watch::channel(directive);
-        let board = Board::new(changed);
+        let board = Board::new(changed).within(job.span.clone());
+        let span = job.span.clone();
         let cancel = CancellationToken::new();
         let (shown, ends) = (board.clone(), cancel.clone());
         let task = tokio::spawn(async move {
             if let Some(before) = before {
                 before.stop().await;
             }
-            run(job, receiver, shown, ends).await;
+            run(job, receiver, shown, ends).instrument(span).await;
         });
         Self { directive: sender, limit, board, cancel, task }
     }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dts_common::error::{Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 use dts_common::selection::Selection;
-use dts_proto::v1::{self, Assignment, Budgets, DesiredState, Directive, ShardReport};
+use dts_common::telemetry::continues;
+use dts_proto::v1::{self, Assignment, Budgets, DesiredState, Directive, ShardReport, ShardStatus};
 use tokio::sync::{Notify, watch};
+use tracing::info_span;
 
 use crate::budget::{Claim, divide};
 use crate::limits::Limits;
@@ -29,6 +31,19 @@ pub struct Supervisor {
     shards: HashMap<ShardId, (Epoch, Slot)>,
     /// What each would have alone.
     limits: HashMap<ShardId, Limits>,
+    shown: Shown,
+}
+
+/// The boards of the shards that an agent runs now, for whoever wants to look at them.
+#[derive(Clone, Debug, Default)]
+pub struct Shown(Arc<Mutex<Vec<(ShardId, Epoch, Board)>>>);
+
+impl Shown {
+    /// What every shard shows.
+    pub fn read(&self) -> Vec<(ShardId, Epoch, ShardStatus)> {
+        let boards = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        boards.into_iter().map(|(shard, epoch, board)| (shard, epoch, board.read())).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -42,7 +57,12 @@ impl Supervisor {
     /// No shards yet; `changed` is notified when one of them has something to report.
     pub fn new(state_dir: &Path, secrets: Secrets, budgets: Budgets, changed: Arc<Notify>) -> Self {
         let (state_dir, shards, limits) = (state_dir.to_owned(), HashMap::new(), HashMap::new());
-        Self { state_dir, secrets, budgets, changed, shards, limits }
+        Self { state_dir, secrets, budgets, changed, shards, limits, shown: Shown::default() }
+    }
+
+    /// Where its shards are to be seen.
+    pub fn shown(&self) -> Shown {
+        self.shown.clone()
     }
 
     /// Makes the running shards those that are desired.
@@ -63,6 +83,8 @@ impl Supervisor {
             self.shards.insert(id, (epoch, slot));
         }
         self.divide();
+        let boards = self.shards.iter().map(|(id, (epoch, slot))| (id.clone(), *epoch, slot.board().clone()));
+        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = boards.collect();
         let stopped = old.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
     }
@@ -95,6 +117,8 @@ impl Supervisor {
             Some(endpoint) => self.secrets.resolve(endpoint),
             None => Err(Error::new(dts_common::error::Code::InvalidRequest, "an assignment without source or target")),
         };
+        let span = info_span!("shard", task = id.task, shard = id.index, epoch = assignment.epoch);
+        continues(&span, &assignment.traceparent);
         Ok(Job {
             shard: id.clone(),
             epoch: Epoch(assignment.epoch),
@@ -106,6 +130,7 @@ impl Supervisor {
             skip_cross_slot: assignment.cross_slot() == v1::CrossSlot::Skip,
             limits,
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
+            span,
         })
     }
 

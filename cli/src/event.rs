@@ -1,9 +1,9 @@
 //! What `dts migrate` tells, as JSON lines or for people. The JSON is a contract: `docs/json-events.md`.
 
-use dts_proto::v1::{Reason, ShardStatus, SnapshotProgress, SpoolStatus, StreamProgress, Task};
+use dts_proto::v1::{Hop, Pace, Reason, ShardStatus, SnapshotProgress, SpoolStatus, StreamProgress, Task};
 use serde_json::{Value, json};
 
-use crate::show::{bytes, short};
+use crate::show::{bytes, period, short};
 
 /// Name of a state: `FULL_SYNC`.
 pub(crate) fn phase(task: &Task) -> String {
@@ -53,6 +53,7 @@ pub(crate) fn status(task: &Task) -> ShardStatus {
         filtered_keys: all.iter().map(|status| status.filtered_keys).sum(),
         filtered_commands: all.iter().map(|status| status.filtered_commands).sum(),
         skipped_commands: all.iter().map(|status| status.skipped_commands).sum(),
+        pace: totals.pace.clone(),
         ..ShardStatus::default()
     }
 }
@@ -80,6 +81,7 @@ fn shards(task: &Task) -> Vec<Value> {
             "lag_bytes": stream.lag_bytes,
             "lag_ms": stream.lag_ms,
             "source_keys": status.source_keys,
+            "pace": pace(status.pace.as_ref()),
         })
     };
     task.shards.iter().map(shard).collect()
@@ -144,6 +146,7 @@ pub(crate) fn progress(task: &Task) -> Value {
         "target_keys": status.target_keys,
         "stray_keys": status.stray_keys,
         "ready_to_complete": task.ready_to_complete,
+        "pace": pace(status.pace.as_ref()),
         "shards": shards(task),
     })
 }
@@ -155,31 +158,59 @@ pub(crate) fn reason(event: &str, reason: &Reason) -> Value {
     })
 }
 
-/// How fast things go, a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rates {
-    pub(crate) bytes: u64,
-    pub(crate) keys: u64,
-    pub(crate) commands: u64,
+/// How fast it goes, as JSON; null before anything is known.
+fn pace(pace: Option<&Pace>) -> Value {
+    let Some(pace) = pace else { return Value::Null };
+    let hop = |hop: Option<Hop>| {
+        let Hop { lag_bytes, lag_ms } = hop.unwrap_or_default();
+        json!({"lag_bytes": lag_bytes, "lag_ms": lag_ms})
+    };
+    json!({
+        "source_bytes_per_second": pace.source_bytes_per_second,
+        "received_bytes_per_second": pace.received_bytes_per_second,
+        "applied_bytes_per_second": pace.applied_bytes_per_second,
+        "applied_keys_per_second": pace.applied_keys_per_second,
+        "applied_commands_per_second": pace.applied_commands_per_second,
+        "source_to_received": hop(pace.received),
+        "received_to_applied": hop(pace.applied),
+        "backlog_size_bytes": pace.backlog_size_bytes,
+        "backlog_history_bytes": pace.backlog_history_bytes,
+        "backlog_left_ms": pace.backlog_left_ms,
+        "time_left_ms": pace.time_left_ms,
+        "throttled_by": pace.throttled_by,
+    })
 }
 
 /// One line for people.
-pub(crate) fn line(task: &Task, rates: Rates) -> String {
+pub(crate) fn line(task: &Task) -> String {
     let status = status(task);
     let snapshot = status.snapshot.unwrap_or_default();
     let stream = status.stream.clone().unwrap_or_default();
+    let pace = status.pace.unwrap_or_default();
     let mut line = format!("{:<11}", phase(task));
     if stream.applied_offset == 0 {
         let total = if snapshot.total_bytes > 0 { bytes(snapshot.total_bytes) } else { "?".to_owned() };
-        line += &format!(" {} of {total}, {}/s", bytes(snapshot.applied_bytes), bytes(rates.bytes));
-        line += &format!(", {} of {} keys, {}/s", snapshot.applied_keys, status.source_keys, rates.keys);
-        if let Some(left) = status.source_keys.saturating_sub(snapshot.applied_keys).checked_div(rates.keys) {
-            line += &format!(", {left} s left");
-        }
+        line += &format!(" {} of {total}, {}/s", bytes(snapshot.applied_bytes), bytes(pace.applied_bytes_per_second));
+        line +=
+            &format!(", {} of {} keys, {}/s", snapshot.applied_keys, status.source_keys, pace.applied_keys_per_second);
     } else {
+        let (from, to) = (pace.received.unwrap_or_default(), pace.applied.unwrap_or_default());
         line += &format!(" source offset {}, applied {}", stream.source_offset, stream.applied_offset);
         line += &format!(", lag {} / {} ms", bytes(stream.lag_bytes), stream.lag_ms);
-        line += &format!(", {} commands/s", rates.commands);
+        if from.lag_ms + to.lag_ms > 0 {
+            line += &format!(" (source to agent {} ms, agent to target {} ms)", from.lag_ms, to.lag_ms);
+        }
+        line += &format!(", {}/s", bytes(pace.applied_bytes_per_second));
+        line += &format!(", {} commands/s", pace.applied_commands_per_second);
+        if let Some(left) = pace.backlog_left_ms {
+            line += &format!(", backlog lasts {}", period(left));
+        }
+    }
+    if let Some(left) = pace.time_left_ms {
+        line += &format!(", {} left", period(left));
+    }
+    if !pace.throttled_by.is_empty() {
+        line += &format!(", held back by {}", pace.throttled_by.replace('_', " "));
     }
     line + &format!(", keys {} -> {}", status.source_keys, status.target_keys)
 }
@@ -198,10 +229,22 @@ mod tests {
     #[test]
     fn a_copy_shows_bytes_keys_rates_and_the_time_left() {
         let snapshot = SnapshotProgress { applied_bytes: 2048, applied_keys: 100, ..SnapshotProgress::default() };
-        let status =
-            ShardStatus { snapshot: Some(snapshot), source_keys: 1000, target_keys: 90, ..ShardStatus::default() };
-        let line = line(&task(status), Rates { bytes: 1024, keys: 100, commands: 0 });
-        let expected = "FULL_SYNC   2.0 KiB of ?, 1.0 KiB/s, 100 of 1000 keys, 100/s, 9 s left, keys 1000 -> 90";
+        let pace = Pace {
+            applied_bytes_per_second: 1024,
+            applied_keys_per_second: 100,
+            time_left_ms: Some(9000),
+            throttled_by: "target".into(),
+            ..Pace::default()
+        };
+        let status = ShardStatus {
+            snapshot: Some(snapshot),
+            pace: Some(pace),
+            source_keys: 1000,
+            target_keys: 90,
+            ..ShardStatus::default()
+        };
+        let line = line(&task(status));
+        let expected = "FULL_SYNC   2.0 KiB of ?, 1.0 KiB/s, 100 of 1000 keys, 100/s, 9 s left, held back by target, keys 1000 -> 90";
         assert_eq!(line, expected);
     }
 
@@ -214,8 +257,14 @@ mod tests {
             lag_ms: 7,
             ..StreamProgress::default()
         };
-        let status = ShardStatus { stream: Some(stream), ..ShardStatus::default() };
-        let line = line(&task(status), Rates::default());
-        assert!(line.contains("source offset 9, applied 5, lag 4 B / 7 ms"), "{line}");
+        let pace = Pace {
+            applied: Some(Hop { lag_bytes: 4, lag_ms: 7 }),
+            backlog_left_ms: Some(7_200_000),
+            ..Pace::default()
+        };
+        let status = ShardStatus { stream: Some(stream), pace: Some(pace), ..ShardStatus::default() };
+        let line = line(&task(status));
+        let offsets = "source offset 9, applied 5, lag 4 B / 7 ms (source to agent 0 ms, agent to target 7 ms)";
+        assert!(line.contains(offsets) && line.contains("backlog lasts 2 h"), "{line}");
     }
 }

@@ -1,6 +1,7 @@
 //! `dts`: every role in one binary, one file a subcommand, everything through the public API.
 
 mod address;
+mod alarm;
 mod argv;
 mod enrol;
 mod event;
@@ -17,7 +18,8 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use dts_common::telemetry::Options;
 
 /// Completed.
 const COMPLETED: u8 = 0;
@@ -36,11 +38,22 @@ const UNDECIDED: u8 = 5;
 #[derive(Debug, Parser)]
 #[command(name = "dts", version)]
 struct Cli {
-    /// Send traces to this OpenTelemetry collector (gRPC), for example http://127.0.0.1:4317.
+    /// Send traces to this OpenTelemetry collector (gRPC), for example http://127.0.0.1:4317; OTEL_EXPORTER_OTLP_ENDPOINT works too.
     #[arg(long, global = true, env = "DTS_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
+    /// How logs are written on stderr.
+    #[arg(long, global = true, value_enum, env = "DTS_LOG_FORMAT", default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line, with task, shard and epoch.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +66,8 @@ enum Command {
     Discover(sources::Discover),
     /// Administer tasks of a coordinator.
     Task(task::Arguments),
+    /// Who is told when something is wrong, and what was told.
+    Alarm(Box<alarm::Arguments>),
     /// See and direct the agents of a coordinator: cordon, drain, pin.
     Fleet(fleet::Arguments),
     /// List the agents of a coordinator; short for `dts fleet list`.
@@ -61,6 +76,18 @@ enum Command {
     Coordinator(Box<serve::CoordinatorArguments>),
     /// Run an agent.
     Agent(serve::AgentArguments),
+}
+
+impl Command {
+    /// What this process is to who traces it.
+    fn role(&self) -> &'static str {
+        match self {
+            Self::Coordinator(_) => "coordinator",
+            Self::Agent(_) => "agent",
+            Self::Migrate(_) => "migrate",
+            _ => "cli",
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -90,7 +117,12 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         Command::Verify(_) => "warn",
         _ => "info",
     };
-    let guard = match dts_common::telemetry::init(level, cli.otlp_endpoint.as_deref()) {
+    let guard = match dts_common::telemetry::init(Options {
+        level,
+        json: cli.log_format == LogFormat::Json,
+        otlp_endpoint: cli.otlp_endpoint.as_deref(),
+        role: cli.command.role(),
+    }) {
         Ok(guard) => guard,
         Err(error) => {
             eprintln!("dts: logging: {error}");
@@ -104,7 +136,8 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         Command::Task(arguments) => ended(task::run(arguments).await),
         Command::Agents(coordinator) => ended(fleet::agents(coordinator).await),
         Command::Fleet(arguments) => ended(fleet::run(arguments).await),
-        Command::Coordinator(arguments) => ended(serve::coordinator(*arguments).await),
+        Command::Alarm(arguments) => ended(Box::pin(alarm::run(*arguments)).await),
+        Command::Coordinator(arguments) => ended(Box::pin(serve::coordinator(*arguments)).await),
         Command::Agent(arguments) => ended(serve::agent(arguments).await),
     };
     let _sent_or_not = tokio::task::spawn_blocking(|| guard.shutdown()).await;

@@ -21,9 +21,9 @@ use tonic::transport::Channel;
 
 use crate::address::Address;
 use crate::argv;
-use crate::event::{self, Rates};
+use crate::event;
 use crate::selection::{self, Selecting};
-use crate::serve::{read_file, until_signal};
+use crate::serve::{MetricsArguments, read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::sources::{self, Sources};
 use crate::task::{Mode, cross_slot, explain};
@@ -87,6 +87,8 @@ pub(crate) struct Arguments {
     tls: TlsArguments,
     #[command(flatten)]
     selecting: Selecting,
+    #[command(flatten)]
+    metrics: MetricsArguments,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -197,7 +199,8 @@ impl Plan {
 
 async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let stop = until_signal()?;
-    let config = dts_coordinator::app::Config::new(arguments.listen, State::Directory(arguments.state_dir.clone()));
+    let mut config = dts_coordinator::app::Config::new(arguments.listen, State::Directory(arguments.state_dir.clone()));
+    config.metrics = arguments.metrics.begin()?;
     let coordinator = dts_coordinator::app::bind(config).await?;
     let address = coordinator.local_addr();
     std::fs::write(arguments.state_dir.join("endpoint"), format!("{address}\n")).context("writing the endpoint")?;
@@ -213,6 +216,8 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
         secrets: plan.secrets,
         token: None,
         profile: dts_agent::profile::Profile::default(),
+        // The coordinator shows the shards too.
+        metrics: None,
     };
     let agent_ends = ends.child_token();
     let agent = tokio::spawn(dts_agent::app::run(agent, agent_ends.clone()));
@@ -356,10 +361,6 @@ struct Teller {
     /// How many warnings were told.
     warned: usize,
     told: Instant,
-    rates: Rates,
-    /// The totals that the rates count from.
-    measured: Rates,
-    measured_at: Instant,
 }
 
 impl Teller {
@@ -370,18 +371,7 @@ impl Teller {
             bar.enable_steady_tick(Duration::from_millis(250));
             style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
         });
-        let now = Instant::now();
-        Self {
-            json: arguments.json,
-            bar,
-            phase: String::new(),
-            reason: String::new(),
-            warned: 0,
-            told: now,
-            rates: Rates::default(),
-            measured: Rates::default(),
-            measured_at: now,
-        }
+        Self { json: arguments.json, bar, phase: String::new(), reason: String::new(), warned: 0, told: Instant::now() }
     }
 
     fn tell(&self, event: &Value, line: impl FnOnce() -> String) {
@@ -395,12 +385,11 @@ impl Teller {
     }
 
     fn progress(&mut self, task: &Task) {
-        self.measure(task);
         let phase = event::phase(task);
         if phase != self.phase {
             let before = std::mem::replace(&mut self.phase, phase.clone());
             let event = json!({"event": "phase", "phase": phase, "before": before, "task": task.id});
-            self.tell(&event, || event::line(task, self.rates));
+            self.tell(&event, || event::line(task));
         }
         let status = event::status(task);
         for warning in status.warnings.iter().skip(self.warned) {
@@ -420,30 +409,11 @@ impl Teller {
         if self.json {
             println!("{}", event::progress(task));
         } else if let Some(bar) = &self.bar {
-            bar.set_message(event::line(task, self.rates));
+            bar.set_message(event::line(task));
         } else if self.told.elapsed() >= PLAIN_EVERY {
             self.told = Instant::now();
-            eprintln!("{}", event::line(task, self.rates));
+            eprintln!("{}", event::line(task));
         }
-    }
-
-    fn measure(&mut self, task: &Task) {
-        let elapsed = self.measured_at.elapsed();
-        if elapsed < Duration::from_secs(1) {
-            return;
-        }
-        let status = event::status(task);
-        let (snapshot, stream) = (status.snapshot.unwrap_or_default(), status.stream.unwrap_or_default());
-        let now =
-            Rates { bytes: snapshot.applied_bytes, keys: snapshot.applied_keys, commands: stream.applied_commands };
-        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / millis;
-        self.rates = Rates {
-            bytes: rate(now.bytes, self.measured.bytes),
-            keys: rate(now.keys, self.measured.keys),
-            commands: rate(now.commands, self.measured.commands),
-        };
-        (self.measured, self.measured_at) = (now, Instant::now());
     }
 
     fn completed(&self, task: &Task, elapsed: Duration) -> u8 {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use dts_agent::secret::Secrets;
+use dts_common::metrics::Recorded;
 use dts_coordinator::access::authority::Authority;
 use dts_coordinator::access::{Role, Roles};
 use dts_coordinator::app::State;
@@ -98,6 +99,23 @@ pub(crate) struct CoordinatorArguments {
     /// How long those certificates live; agents renew them after two thirds of it.
     #[arg(long, default_value = "30d", value_parser = humantime::parse_duration)]
     agent_cert_ttl: Duration,
+    #[command(flatten)]
+    metrics: MetricsArguments,
+}
+
+/// Where metrics are to be had.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct MetricsArguments {
+    /// Serve Prometheus metrics at http://HOST:PORT/metrics; whoever reaches it may read them.
+    #[arg(long, value_name = "HOST:PORT", env = "DTS_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
+}
+
+impl MetricsArguments {
+    /// Begins to count, if anybody wants to know.
+    pub(crate) fn begin(self) -> Result<Option<(SocketAddr, Recorded)>> {
+        self.metrics_listen.map(|at| Ok((at, dts_common::metrics::record().map_err(anyhow::Error::msg)?))).transpose()
+    }
 }
 
 impl CoordinatorArguments {
@@ -154,14 +172,17 @@ pub(crate) struct AgentArguments {
     profile: ProfileArguments,
     #[command(flatten)]
     tls: CoordinatorTls,
+    #[command(flatten)]
+    metrics: MetricsArguments,
 }
 
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     let mut config = dts_coordinator::app::Config::new(arguments.listen, arguments.state()?);
     config.lease_ttl = arguments.agent_ttl;
+    config.metrics = arguments.metrics.begin()?;
     config.tls = arguments.tls()?;
     let coordinator = dts_coordinator::app::bind(config).await?;
-    eprintln!("coordinator listening on {}", coordinator.local_addr());
+    tracing::info!(address = %coordinator.local_addr(), "coordinator listening");
     Ok(coordinator.run(until_signal()?).await?)
 }
 
@@ -171,7 +192,7 @@ pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {
         let (name, value) = read_secret(secret)?;
         secrets.insert(name, value);
     }
-    let AgentArguments { coordinator, name: id, state_dir, token_file, profile, tls, .. } = arguments;
+    let AgentArguments { coordinator, name: id, state_dir, token_file, profile, tls, metrics, .. } = arguments;
     // One that is spent may be gone.
     let needed = !dts_agent::enrol::identity_file(&state_dir).exists();
     let token = match &token_file {
@@ -181,8 +202,9 @@ pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {
     let profile = profile.profile()?;
     let coordinators = coordinator.iter().map(|address| tls.clone().at(&with_scheme(address)));
     let coordinators = coordinators.collect::<Result<Vec<_>>>()?;
-    eprintln!("agent {id} of {}", coordinator.join(", "));
-    let config = dts_agent::app::Config { id, coordinators, state_dir, secrets, token, profile };
+    tracing::info!(agent = id, coordinators = coordinator.join(", "), "agent starting");
+    let config =
+        dts_agent::app::Config { id, coordinators, state_dir, secrets, token, profile, metrics: metrics.begin()? };
     Ok(dts_agent::app::run(config, until_signal()?).await?)
 }
 

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use dts_agent::coordinator::reasons;
 use dts_common::backoff::Backoff;
+use dts_common::telemetry::{HEADER, traceparent};
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
@@ -20,10 +21,11 @@ use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
+use tracing::Instrument as _;
 
 use crate::address::Address;
 use crate::argv;
-use crate::event::{self, Rates};
+use crate::event;
 use crate::place::Places;
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
@@ -179,6 +181,16 @@ impl From<Mode> for dts_proto::v1::Mode {
     }
 }
 
+/// The call continues the trace of this command.
+pub(crate) fn traced<T>(request: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(request);
+    let parent = Some(traceparent()).filter(|parent| !parent.is_empty());
+    if let Some(Ok(parent)) = parent.map(|parent| parent.parse()) {
+        request.metadata_mut().insert(HEADER, parent);
+    }
+    request
+}
+
 /// A status with its code and the way out.
 pub(crate) fn explain(status: &Status) -> anyhow::Error {
     match status.get_details_error_info() {
@@ -249,6 +261,11 @@ fn endpoint_of(dir: &Path) -> Result<String> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let span = tracing::info_span!("dts task");
+    Box::pin(asked(arguments)).instrument(span).await
+}
+
+async fn asked(arguments: Arguments) -> Result<()> {
     let Arguments { coordinator, verb } = arguments;
     let mut client = TaskServiceClient::new(coordinator.channel().await?);
     let json = coordinator.json;
@@ -259,9 +276,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
             let start = create.start;
             let spec = Some(spec(*create).await?);
             let request = CreateTaskRequest { spec, request_id: uuid::Uuid::new_v4().to_string() };
-            let task = client.create_task(request).await.map_err(wrong)?.into_inner();
+            let task = client.create_task(traced(request)).await.map_err(wrong)?.into_inner();
             if start {
-                client.start_task(StartTaskRequest { id: task.id, revision }).await.map_err(wrong)?.into_inner()
+                client.start_task(traced(StartTaskRequest { id: task.id, revision })).await.map_err(wrong)?.into_inner()
             } else {
                 task
             }
@@ -293,31 +310,31 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         }
         Verb::Limit(limit) => {
             let id = only(&mut client, limit.id.clone()).await?;
-            client.update_task(limit.request(id)).await.map_err(wrong)?.into_inner()
+            client.update_task(traced(limit.request(id))).await.map_err(wrong)?.into_inner()
         }
         Verb::Start { id } => {
             let id = only(&mut client, id).await?;
-            client.start_task(StartTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+            client.start_task(traced(StartTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
         Verb::Pause { id } => {
             let id = only(&mut client, id).await?;
-            client.pause_task(PauseTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+            client.pause_task(traced(PauseTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
         Verb::Resume { id } => {
             let id = only(&mut client, id).await?;
-            client.resume_task(ResumeTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+            client.resume_task(traced(ResumeTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
         Verb::Complete { id } => {
             let id = only(&mut client, id).await?;
-            client.complete_task(CompleteTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+            client.complete_task(traced(CompleteTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
         Verb::Cancel { id } => {
             let id = only(&mut client, id).await?;
-            client.cancel_task(CancelTaskRequest { id, revision }).await.map_err(wrong)?.into_inner()
+            client.cancel_task(traced(CancelTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
         Verb::Delete { id } => {
             let id = only(&mut client, id).await?;
-            client.delete_task(DeleteTaskRequest { id, revision }).await.map_err(wrong)?;
+            client.delete_task(traced(DeleteTaskRequest { id, revision })).await.map_err(wrong)?;
             return Ok(());
         }
     };
@@ -409,7 +426,7 @@ pub(crate) fn show(task: &Task, json: bool) {
         println!("{shown}");
         return;
     }
-    println!("{} {}", task.id, event::line(task, Rates::default()));
+    println!("{} {}", task.id, event::line(task));
     for line in event::shard_lines(task) {
         println!("{line}");
     }

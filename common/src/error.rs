@@ -59,6 +59,8 @@ table! {
     InvalidRequest, "INVALID_REQUEST", User, false, "correct the request; the message names the field";
     /// The task does not exist.
     TaskNotFound, "TASK_NOT_FOUND", User, false, "list the tasks and use one of their ids";
+    /// The alarm policy does not exist.
+    AlarmPolicyNotFound, "ALARM_POLICY_NOT_FOUND", User, false, "list the alarm policies and use one of their ids";
     /// The state does not allow the action.
     ActionNotAllowed, "ACTION_NOT_ALLOWED", User, false, "use one of the task's allowed_actions";
     /// The caller acted on an older revision.

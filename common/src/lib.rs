@@ -1,8 +1,10 @@
-//! What two or more of coordinator, agent and cli use. Nothing here opens a socket or a file, but `telemetry` and `pem`.
+//! What two or more of coordinator, agent and cli use. Nothing here opens a socket or a file, but `metrics`, `telemetry` and `pem`.
 
 pub mod backoff;
 pub mod error;
 pub mod ids;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "tls")]
 pub mod pem;
 pub mod position;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::metrics::{self, Recorded};
 use dts_proto::v1::agent_service_server::AgentServiceServer;
+use dts_proto::v1::alarm_service_server::AlarmServiceServer;
 use dts_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use dts_proto::v1::fleet_service_server::FleetServiceServer;
 use dts_proto::v1::task_service_server::TaskServiceServer;
@@ -22,10 +24,12 @@ use crate::api::agent::Fleet;
 use crate::api::enrol::Enrolment;
 use crate::api::forward::{Forward, Forwarder};
 use crate::api::task::Operator;
+use crate::api::trace::Traced;
 use crate::election::{Candidate, Guarded, Leading, Opener, Seat, keep_time};
 use crate::engine::prove;
+use crate::figures;
 use crate::secret::Sealer;
-use crate::store::{Embedded, Etcd, EtcdConfig, Store};
+use crate::store::{Embedded, Etcd, EtcdConfig, Metered, Store};
 use crate::tls::Tls;
 
 /// Open connections get this long to end.
@@ -45,6 +49,8 @@ pub struct Config {
     pub report_interval: Duration,
     /// `None`: not encrypted.
     pub tls: Option<Tls>,
+    /// Where metrics are served, and what was counted of this process.
+    pub metrics: Option<(SocketAddr, Recorded)>,
 }
 
 /// Where tasks are kept, and so whether there may be other coordinators.
@@ -74,6 +80,7 @@ impl Config {
             lease_ttl: Duration::from_secs(10),
             report_interval: Duration::from_millis(250),
             tls: None,
+            metrics: None,
         }
     }
 }
@@ -83,12 +90,13 @@ pub struct Coordinator {
     config: Config,
     role: Role,
     listener: TcpListener,
+    metrics: Option<(TcpListener, Recorded)>,
     local_addr: SocketAddr,
 }
 
 enum Role {
-    Alone(Embedded, Arc<Sealer>),
-    OneOfMany(Box<Candidate<Etcd>>),
+    Alone(Metered<Embedded>, Arc<Sealer>),
+    OneOfMany(Box<Candidate<Metered<Etcd>>>),
 }
 
 /// Opens the store and binds the socket.
@@ -98,21 +106,27 @@ pub async fn bind(config: Config) -> Result<Coordinator> {
         let one_of_many = matches!(config.state, State::Etcd { .. });
         tls.check(one_of_many).map_err(|why| Error::new(Code::InvalidRequest, why))?;
     }
-    let listen = |error: std::io::Error| {
-        Error::new(Code::InvalidRequest, format!("cannot listen on {}: {error}", config.listen))
+    let cannot_listen =
+        |at, error: std::io::Error| Error::new(Code::InvalidRequest, format!("cannot listen on {at}: {error}"));
+    let listen = |error| cannot_listen(config.listen, error);
+    let metrics = match &config.metrics {
+        None => None,
+        Some((at, recorded)) => {
+            Some((TcpListener::bind(at).await.map_err(|error| cannot_listen(*at, error))?, recorded.clone()))
+        }
     };
     let (role, listener) = match &config.state {
         State::Directory(dir) => {
             std::fs::create_dir_all(dir)
                 .map_err(|error| Error::new(Code::AgentDisk, format!("{}: {error}", dir.display())))?;
-            let store = Embedded::open(&dir.join("store.redb"))?;
+            let store = Metered(Embedded::open(&dir.join("store.redb"))?);
             let sealer = Sealer::open(&dir.join("secret.key"))?;
             prove(&store, &sealer).await?;
             (Role::Alone(store, Arc::new(sealer)), TcpListener::bind(config.listen).await.map_err(listen)?)
         }
         State::Etcd { etcd, seal_key_file, advertise, leader_ttl } => {
             let sealer = Arc::new(Sealer::read(seal_key_file)?);
-            let store = Etcd::new(etcd.clone())?;
+            let store = Metered(Etcd::new(etcd.clone())?);
             match prove(&store, &sealer).await {
                 // A key that does not fit is found out as soon as etcd answers.
                 Err(error) if error.code.retry() => tracing::warn!(%error, "etcd does not answer yet"),
@@ -128,14 +142,20 @@ pub async fn bind(config: Config) -> Result<Coordinator> {
                 id: uuid::Uuid::new_v4().to_string(),
                 address,
                 ttl: *leader_ttl,
-                opener: Opener { sealer, agent_ttl: config.lease_ttl },
+                opener: Opener { sealer, agent_ttl: config.lease_ttl, certificates: certificates(&config) },
                 seat: watch::Sender::new(Seat::Following(None)),
             };
             (Role::OneOfMany(Box::new(candidate)), listener)
         }
     };
     let local_addr = listener.local_addr().map_err(listen)?;
-    Ok(Coordinator { config, role, listener, local_addr })
+    Ok(Coordinator { config, role, listener, metrics, local_addr })
+}
+
+/// What it shows to those who connect, and what it believes of them.
+fn certificates(config: &Config) -> Vec<PathBuf> {
+    let files = config.tls.iter().flat_map(|tls| std::iter::once(&tls.certificate).chain(&tls.client_ca));
+    files.cloned().collect()
 }
 
 fn of_listener(address: SocketAddr, tls: bool) -> Result<String> {
@@ -154,27 +174,52 @@ impl Coordinator {
 
     /// Serves until cancelled.
     pub async fn run(self, cancel: CancellationToken) -> Result<()> {
-        let Self { config, role, listener, .. } = self;
+        let Self { config, role, listener, metrics, .. } = self;
         match role {
             Role::Alone(store, sealer) => {
-                let opener = Opener { sealer, agent_ttl: config.lease_ttl };
-                let leading = Leading::alone(opener.open(Guarded::alone(store)).await?, cancel.child_token());
-                let engine = leading.engine.clone();
+                let opener = Opener { sealer, agent_ttl: config.lease_ttl, certificates: certificates(&config) };
+                let (engine, alarms) = Box::pin(opener.open(Guarded::alone(store))).await?;
+                let leading = Leading::alone(engine, alarms, cancel.child_token());
+                let (engine, alarms) = (leading.engine.clone(), leading.alarms.clone());
                 let seat = watch::Sender::new(Seat::Leading(leading));
                 let clock = async {
                     tokio::select! {
                         () = keep_time(&engine, config.lease_ttl) => {}
+                        () = alarms.run(&engine) => {}
                         () = cancel.cancelled() => {}
                     }
                     Ok(())
                 };
+                let measured = measured(metrics, seat.subscribe(), &cancel);
                 let served = serve(&config, listener, seat.subscribe(), cancel.clone());
-                both(Box::pin(served), clock, &cancel).await
+                let ended = both(Box::pin(served), clock, &cancel).await;
+                measured.await;
+                ended
             }
             Role::OneOfMany(candidate) => {
+                let measured = measured(metrics, candidate.seat.subscribe(), &cancel);
                 let served = serve(&config, listener, candidate.seat.subscribe(), cancel.clone());
-                both(Box::pin(served), Box::pin(candidate.run(cancel.clone())), &cancel).await
+                let ended = both(Box::pin(served), Box::pin(candidate.run(cancel.clone())), &cancel).await;
+                measured.await;
+                ended
             }
+        }
+    }
+}
+
+/// Serves metrics in a task of its own, which ends with `cancel`; the future given back joins it.
+fn measured<S: Store>(
+    metrics: Option<(TcpListener, Recorded)>,
+    seat: watch::Receiver<Seat<S>>,
+    cancel: &CancellationToken,
+) -> impl Future<Output = ()> + use<S> {
+    let task = metrics.map(|(listener, recorded)| {
+        let page = move || figures::page(recorded.clone(), seat.clone());
+        tokio::spawn(metrics::serve(listener, page, cancel.clone()))
+    });
+    async {
+        if let Some(Err(error)) = futures_util::future::OptionFuture::from(task).await {
+            tracing::error!(%error, "the server of metrics broke");
         }
     }
 }
@@ -223,7 +268,7 @@ async fn serve<S: Store>(
     let noted = seat.clone();
     let door = move |inner| {
         let inner = Guard { inner, access: access.clone(), seat: noted.clone() };
-        Forward { inner, access: access.clone(), forwarder: forwarder.clone() }
+        Traced(Forward { inner, access: access.clone(), forwarder: forwarder.clone() })
     };
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -232,6 +277,7 @@ async fn serve<S: Store>(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
+        .add_service(AlarmServiceServer::new(operator()))
         .add_service(TaskServiceServer::new(operator()))
         .add_service(FleetServiceServer::new(operator()))
         .add_service(EnrolmentServiceServer::new(enrolment))

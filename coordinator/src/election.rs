@@ -1,6 +1,7 @@
 //! Who leads: a key under a lease. Whoever writes it into an empty place leads until the lease may have run out, by its own clock;
 //! every commit of that time compares the key's revision, so what a deposed leader still tries to write is refused.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::alarm::Alarms;
 use crate::engine::Engine;
 use crate::secret::Sealer;
 use crate::store::{Event, Lease, Store, Transaction, Versioned, Watch};
@@ -31,6 +33,8 @@ pub enum Seat<S> {
 pub struct Leading<S> {
     /// Does the work.
     pub engine: Arc<Engine<Guarded<S>>>,
+    /// Tells people.
+    pub alarms: Arc<Alarms<Guarded<S>>>,
     /// Ends what was opened while it led.
     pub ends: CancellationToken,
     term: Option<Term>,
@@ -38,8 +42,8 @@ pub struct Leading<S> {
 
 impl<S> Leading<S> {
     /// The only coordinator of its store.
-    pub fn alone(engine: Engine<Guarded<S>>, ends: CancellationToken) -> Self {
-        Self { engine: Arc::new(engine), ends, term: None }
+    pub fn alone(engine: Engine<Guarded<S>>, alarms: Alarms<Guarded<S>>, ends: CancellationToken) -> Self {
+        Self { engine: Arc::new(engine), alarms: Arc::new(alarms), ends, term: None }
     }
 
     /// By its own clock.
@@ -141,12 +145,15 @@ pub struct Opener {
     pub sealer: Arc<Sealer>,
     /// An agent that is silent for so long is taken for gone.
     pub agent_ttl: Duration,
+    /// Of this coordinator: files whose end alarms may tell.
+    pub certificates: Vec<PathBuf>,
 }
 
 impl Opener {
     /// Reads what is stored.
-    pub async fn open<S: Store>(&self, store: Guarded<S>) -> Result<Engine<Guarded<S>>> {
-        Engine::open(store, self.sealer.clone(), self.agent_ttl).await
+    pub async fn open<S: Store>(&self, store: Guarded<S>) -> Result<(Engine<Guarded<S>>, Alarms<Guarded<S>>)> {
+        let engine = Engine::open(store.clone(), self.sealer.clone(), self.agent_ttl).await?;
+        Ok((engine, Alarms::open(store, self.sealer.clone(), self.certificates.clone()).await?))
     }
 }
 
@@ -262,11 +269,20 @@ impl<S: Store> Candidate<S> {
     async fn lead(&self, lease: Lease, term: Term, cancel: &CancellationToken) -> Result<()> {
         let serve = async {
             let guarded = Guarded { store: self.store.clone(), term: Some(term.clone()) };
-            let engine = Arc::new(self.opener.open(guarded).await?);
+            let (engine, alarms) = Box::pin(self.opener.open(guarded)).await?;
+            let (engine, alarms) = (Arc::new(engine), Arc::new(alarms));
             tracing::info!(term = term.revision, "leading");
-            let leading = Leading { engine: engine.clone(), ends: term.ends.clone(), term: Some(term.clone()) };
+            let leading = Leading {
+                engine: engine.clone(),
+                alarms: alarms.clone(),
+                ends: term.ends.clone(),
+                term: Some(term.clone()),
+            };
             self.seat.send_replace(Seat::Leading(leading));
-            keep_time(&engine, self.opener.agent_ttl).await;
+            tokio::select! {
+                () = keep_time(&engine, self.opener.agent_ttl) => {}
+                () = alarms.run(&engine) => {}
+            }
             Ok(())
         };
         let ended: Result<()> = tokio::select! {
@@ -317,7 +333,7 @@ mod tests {
         let config = EtcdConfig { endpoints: server.endpoints(), prefix: "/dts".into(), ..EtcdConfig::default() };
         let (seat, seen) = watch::channel(Seat::Following(None));
         let sealer = Arc::new(Sealer::open(&dir.join("key")).unwrap());
-        let opener = Opener { sealer, agent_ttl: Duration::from_secs(10) };
+        let opener = Opener { sealer, agent_ttl: Duration::from_secs(10), certificates: Vec::new() };
         let store = Etcd::new(config).unwrap();
         let ttl = Duration::from_secs(2);
         (Candidate { store, id: id.into(), address: format!("http://{id}"), ttl, opener, seat }, seen)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::telemetry::traceparent;
 use dts_proto::v1::{
     self, DesiredState, Register, Report, Shard, ShardPhase, ShardStatus, Task, TaskAction, TaskSpec, TaskState,
 };
@@ -61,6 +62,9 @@ struct Held {
     statuses: HashMap<u32, ShardStatus>,
     /// Why nobody takes a shard that should go somewhere.
     refusals: BTreeMap<u32, Refused>,
+    /// What was asked last, and what assigned a shard, for who traces it.
+    asked: String,
+    traces: HashMap<u32, String>,
 }
 
 impl Held {
@@ -72,6 +76,8 @@ impl Held {
             unsure: false,
             statuses: HashMap::new(),
             refusals: BTreeMap::new(),
+            asked: String::new(),
+            traces: HashMap::new(),
         }
     }
 
@@ -218,6 +224,7 @@ impl<S: Store> Engine<S> {
             return Ok(gone);
         }
         tracing::info!(task = id, action = action.as_str_name(), "asked");
+        held.asked = traceparent();
         if matches!(action, TaskAction::Start | TaskAction::Resume | TaskAction::Pause) {
             // A new beginning is a new epoch.
             held.task_mut().shards.iter_mut().for_each(|shard| shard.agent_id.clear());

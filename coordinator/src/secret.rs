@@ -20,6 +20,12 @@ pub struct Sealer {
     random: SystemRandom,
 }
 
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer")
+    }
+}
+
 impl Sealer {
     /// Reads a key that somebody else made: all coordinators of a store have the same.
     pub fn read(path: &Path) -> Result<Self> {
@@ -53,7 +59,7 @@ impl Sealer {
         for_each_password(spec, |password| self.seal_text(password))
     }
 
-    fn seal_text(&self, text: &str) -> Result<String> {
+    pub(crate) fn seal_text(&self, text: &str) -> Result<String> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| broken())?;
         let mut bytes = text.as_bytes().to_vec();
@@ -79,7 +85,7 @@ impl Sealer {
         for_each_password(spec, |sealed| self.open_text(sealed))
     }
 
-    fn open_text(&self, sealed: &str) -> Result<String> {
+    pub(crate) fn open_text(&self, sealed: &str) -> Result<String> {
         let hex = sealed.strip_prefix(MARK).ok_or_else(broken)?;
         let pair = |at: usize| {
             hex.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(broken)

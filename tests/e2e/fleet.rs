@@ -1,5 +1,6 @@
 //! Coordinator and agents as processes of their own, administered by a client of somebody else.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -29,7 +30,19 @@ impl Drop for Role {
 }
 
 pub(crate) fn role(arguments: &[&str]) -> Result<Role> {
-    Ok(Role(Command::new(binary()?).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    program(&binary()?, arguments)
+}
+
+/// A program of somebody else.
+pub(crate) fn program(path: &Path, arguments: &[&str]) -> Result<Role> {
+    program_in(Path::new("."), path, arguments)
+}
+
+/// The same, at home in this directory.
+pub(crate) fn program_in(dir: &Path, path: &Path, arguments: &[&str]) -> Result<Role> {
+    let mut command = Command::new(path);
+    command.current_dir(dir).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(Role(command.spawn().with_context(|| format!("{}: run `make setup`", path.display()))?))
 }
 
 pub(crate) fn grpcurl(address: &str, arguments: &[&str]) -> Result<String> {

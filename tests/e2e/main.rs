@@ -1,5 +1,6 @@
 //! End to end: real servers, the real binary, an oracle of its own.
 
+mod alarms;
 mod api_tls;
 mod chaos;
 mod cluster_target;
@@ -13,6 +14,7 @@ mod filters;
 mod fleet;
 mod input;
 mod many_into_cluster;
+mod metrics;
 mod network;
 mod placement;
 mod room;
@@ -20,11 +22,13 @@ mod size;
 mod sources;
 mod tls;
 mod topology;
+mod traces;
 mod verify;
 mod versions;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -52,6 +56,11 @@ fn complete(state: &Path) -> Result<()> {
         ensure!(asked.status.success() || said.contains("ACTION_NOT_ALLOWED"), "{said}");
         Ok(asked.status.success())
     })
+}
+
+/// A test that failed while it held the lock has said so itself.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod command_table;
 pub mod dts;
 pub mod etcd;
+pub mod http;
 pub mod load;
 pub mod oracle;
 pub mod patterns;

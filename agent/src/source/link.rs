@@ -137,7 +137,9 @@ impl Link<'_> {
             .ok_or_else(|| Error::new(Code::SourceProtocol, "what the source sends is not the head of a snapshot"))?;
         let size = payload.size();
         self.spool.push(Record::SnapshotBegin { history, offset, size }).await?;
+        let lost = self.received.borrow().lost;
         self.received.send_replace(Received {
+            lost,
             history,
             offset,
             snapshot_received: 0,

@@ -45,6 +45,8 @@ pub struct Received {
     pub speaks_psync: bool,
     /// True while the link is up.
     pub connected: bool,
+    /// Links that were lost.
+    pub lost: u64,
 }
 
 /// Where the next link begins.
@@ -84,7 +86,10 @@ pub async fn run(
             error = link.run() => error,
             () = cancel.cancelled() => return Ok(()),
         };
-        received.send_modify(|received| received.connected = false);
+        received.send_modify(|received| {
+            received.lost += u64::from(received.connected);
+            received.connected = false;
+        });
         match retry.wait_at_least(copies.lost(), error).await {
             Err(_) if cancel.is_cancelled() => return Ok(()),
             waited => waited?,

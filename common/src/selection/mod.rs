@@ -2,7 +2,7 @@
 //!
 //! The target is to hold, at every position of the stream, exactly the keys that are *covered*: name, database and type fit.
 
-mod glob;
+pub mod glob;
 mod spec;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -109,6 +109,7 @@ async fn session<S: Store>(
     desired.mark_changed();
     let expired = expiry(expires);
     tokio::pin!(expired);
+    metrics::gauge!("dts_agent_sessions").increment(1);
     loop {
         tokio::select! {
             message = incoming.message() => match message {
@@ -138,5 +139,6 @@ async fn session<S: Store>(
             () = deposed.cancelled() => break,
         }
     }
+    metrics::gauge!("dts_agent_sessions").decrement(1);
     engine.disconnect(&register.agent_id, &desired).await;
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::telemetry::{HEADER, traceparent};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
@@ -13,7 +14,10 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::transport::Channel;
 
+use tracing::{Instrument as _, Span, info_span};
+
 use super::status;
+use super::trace::SESSIONS;
 use crate::access::way::PeerTls;
 use crate::access::{self, Access};
 use crate::election::Seat;
@@ -122,10 +126,19 @@ impl<S: Store> Forwarder<S> {
             return Err(nobody("the lead is changing hands"));
         }
         let mut channel = self.channel(&leader)?;
+        // A session goes on for too long to be a span.
+        let traced = !request.uri().path().starts_with(SESSIONS);
+        let span = if traced { info_span!("forward", otel.kind = "client", leader) } else { Span::none() };
+        if let Ok(parent) = HeaderValue::from_str(&span.in_scope(traceparent))
+            && !parent.is_empty()
+        {
+            request.headers_mut().insert(HEADER, parent);
+        }
         let reach = async {
             std::future::poll_fn(|context| channel.poll_ready(context)).await?;
             channel.call(request).await
         };
+        let reach = reach.instrument(span);
         let (same, forwarder) = (leader.clone(), self.clone());
         let leads = move |seat: &Seat<S>| matches!(seat, Seat::Following(Some(address)) if *address == same);
         let deposed = async move {

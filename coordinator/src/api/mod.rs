@@ -1,10 +1,12 @@
 //! One file a service: translate, delegate, map errors.
 
 pub mod agent;
+pub mod alarm;
 pub mod enrol;
 pub mod fleet;
 pub mod forward;
 pub mod task;
+pub mod trace;
 
 use std::collections::HashMap;
 
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code as GrpcCode, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::alarm::Alarms;
 use crate::election::{Guarded, Seat};
 use crate::engine::Engine;
 use crate::store::Store;
@@ -31,6 +34,14 @@ pub(crate) fn engine<S: Store>(seat: &watch::Receiver<Seat<S>>) -> Result<Asked<
     }
 }
 
+/// The alarms of a coordinator that leads.
+fn alarms<S: Store>(seat: &watch::Receiver<Seat<S>>) -> Result<Arc<Alarms<Guarded<S>>>, Status> {
+    match &*seat.borrow() {
+        Seat::Leading(leading) if leading.holds() => Ok(leading.alarms.clone()),
+        _ => Err(no_leader()),
+    }
+}
+
 /// What an open stream says when the lead is lost.
 fn no_leader() -> Status {
     status(Error::new(Code::NoLeader, "this coordinator does not lead"))
@@ -41,7 +52,7 @@ pub fn status(error: Error) -> Status {
     let Error { code, .. } = error;
     let grpc = match code {
         Code::InvalidRequest | Code::CrossRegion => GrpcCode::InvalidArgument,
-        Code::TaskNotFound | Code::AgentNotFound => GrpcCode::NotFound,
+        Code::TaskNotFound | Code::AgentNotFound | Code::AlarmPolicyNotFound => GrpcCode::NotFound,
         Code::ActionNotAllowed => GrpcCode::FailedPrecondition,
         Code::PermissionDenied | Code::TokenRefused => GrpcCode::PermissionDenied,
         Code::Unauthenticated => GrpcCode::Unauthenticated,

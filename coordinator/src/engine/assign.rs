@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dts_common::error::{Code, Result};
+use dts_common::telemetry::{continues, traceparent};
 use dts_proto::v1::{
     self, Assignment, DesiredState, Endpoint, Probe, Refusal, Report, Shard, ShardPhase, Task, TaskSpec, TaskState,
 };
@@ -179,6 +180,10 @@ impl<S: Store> Engine<S> {
         let instance_id = world.agents.get(&agent_id).map(|session| session.instance_id.clone()).unwrap_or_default();
         let Some(held) = world.tasks.get_mut(id) else { return Ok(()) };
         tracing::info!(task = id, shard = index, agent = agent_id, epoch, "assigned");
+        // Whoever made us look again: it is what the operator asked for that is carried out.
+        let span = tracing::info_span!(parent: None, "assign", task = id, shard = index, agent = agent_id, epoch);
+        continues(&span, &held.asked);
+        held.traces.insert(index, span.in_scope(traceparent));
         held.statuses.remove(&index);
         held.refusals.remove(&index);
         held.stored.instances.insert(index, instance_id);
@@ -396,6 +401,7 @@ fn assign_to(
             filter: spec.filter.clone(),
             db_map: spec.db_map.clone(),
             on_flush: spec.on_flush,
+            traceparent: held.traces.get(&shard.index).cloned().unwrap_or_default(),
         });
     }
 }

@@ -9,9 +9,11 @@
 mod conformance;
 mod embedded;
 mod etcd;
+mod metered;
 
 pub use embedded::Embedded;
 pub use etcd::{Config as EtcdConfig, Etcd};
+pub use metered::Metered;
 
 use std::future::Future;
 use std::time::Duration;

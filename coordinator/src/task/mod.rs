@@ -1,5 +1,6 @@
 //! A task's life: its states as data, and what moves it from one to the next. Pure.
 
+mod pace;
 mod tls;
 mod totals;
 mod transition;

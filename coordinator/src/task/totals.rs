@@ -2,9 +2,12 @@
 
 use dts_proto::v1::{ShardPhase, Task, Totals};
 
+use super::pace::together;
+
 /// Sums, and the worst lag.
 pub fn totals(task: &Task) -> Totals {
     let mut sums = Totals { shards: u32::try_from(task.shards.len()).unwrap_or(u32::MAX), ..Totals::default() };
+    sums.pace = together(task.shards.iter().filter_map(|shard| shard.status.as_ref()?.pace.as_ref()));
     for status in task.shards.iter().filter_map(|shard| shard.status.as_ref()) {
         let snapshot = status.snapshot.unwrap_or_default();
         let stream = status.stream.clone().unwrap_or_default();

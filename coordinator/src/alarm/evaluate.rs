@@ -1,0 +1,344 @@
+//! What holds now, of all that the policies name.
+
+use std::time::{Duration, SystemTime};
+
+use dts_common::selection::glob;
+use dts_proto::v1::{
+    Agent, Alarm, AlarmKind, AlarmNeed, AlarmPolicy, AlarmTrigger, Pace, Reason, ShardPhase, Task, TaskSelector,
+    TaskState,
+};
+
+/// A shard that has just been given to an agent has not reported yet: no trouble before this.
+const FIRST_REPORT: Duration = Duration::from_secs(5);
+
+/// What there is to look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct World<'a> {
+    pub(super) tasks: &'a [Task],
+    pub(super) agents: &'a [Agent],
+    /// Files and until when they are good.
+    pub(super) certificates: &'a [(String, SystemTime)],
+    pub(super) now: SystemTime,
+}
+
+/// Tells one alarm from another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) policy: String,
+    pub(super) kind: AlarmKind,
+    pub(super) task: String,
+    pub(super) about: String,
+}
+
+impl Key {
+    /// Of an alarm.
+    pub(super) fn of(alarm: &Alarm) -> Self {
+        Self {
+            policy: alarm.policy_id.clone(),
+            kind: alarm.kind(),
+            task: alarm.task_id.clone(),
+            about: alarm.about.clone(),
+        }
+    }
+}
+
+/// Something that holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Condition {
+    pub(super) key: Key,
+    pub(super) need: AlarmNeed,
+    pub(super) task_name: String,
+    pub(super) message: String,
+    pub(super) reason: Option<Reason>,
+    /// How long it has to hold.
+    pub(super) hold: Duration,
+}
+
+/// Everything that holds.
+pub(super) fn conditions(policies: &[AlarmPolicy], world: World<'_>) -> Vec<Condition> {
+    let mut found = Vec::new();
+    for policy in policies.iter().filter(|policy| !policy.disabled) {
+        for trigger in &policy.triggers {
+            match trigger.kind() {
+                AlarmKind::AgentLost => found.extend(lost_agents(policy, trigger, world)),
+                AlarmKind::Certificate => found.extend(certificates(policy, trigger, world)),
+                _ => found.extend(tasks(policy, trigger, world)),
+            }
+        }
+    }
+    found
+}
+
+/// True if an alarm that is on can neither be confirmed nor resolved now: the shards that it is about have not been heard yet.
+pub(super) fn is_unknown(alarm: &Alarm, world: World<'_>) -> bool {
+    let heard_only = matches!(alarm.kind(), AlarmKind::Lag | AlarmKind::Backlog);
+    let task = world.tasks.iter().find(|task| task.id == alarm.task_id);
+    heard_only && task.is_some_and(|task| runs(task) && task.shards.iter().any(|shard| shard.status.is_none()))
+}
+
+fn selects(selector: Option<&TaskSelector>, task: &Task) -> bool {
+    let Some(TaskSelector { ids, names }) = selector.filter(|all| !all.ids.is_empty() || !all.names.is_empty()) else {
+        return true;
+    };
+    let name = task.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+    ids.contains(&task.id) || names.iter().any(|pattern| glob::fits(pattern.as_bytes(), name.as_bytes()))
+}
+
+/// In a state in which its shards are to report.
+fn runs(task: &Task) -> bool {
+    use TaskState as S;
+    matches!(task.state(), S::Preparing | S::FullSync | S::IncrSync | S::Interrupted | S::Completing)
+}
+
+fn tasks<'a>(
+    policy: &'a AlarmPolicy,
+    trigger: &'a AlarmTrigger,
+    world: World<'a>,
+) -> impl Iterator<Item = Condition> + 'a {
+    world.tasks.iter().filter(|task| selects(policy.tasks.as_ref(), task)).filter_map(move |task| {
+        let (need, message) = of_task(trigger, task)?;
+        let hold = Duration::from_secs(trigger.for_seconds.into());
+        let degraded = trigger.kind() == AlarmKind::Degraded;
+        Some(Condition {
+            key: Key { policy: policy.id.clone(), kind: trigger.kind(), task: task.id.clone(), about: String::new() },
+            need,
+            task_name: task.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default(),
+            message,
+            reason: task.reason.clone().map(without_detail),
+            hold: if degraded { hold.max(FIRST_REPORT) } else { hold },
+        })
+    })
+}
+
+/// The words of a reason may name a user's key, and alarms leave the house.
+fn without_detail(reason: Reason) -> Reason {
+    Reason { message: String::new(), ..reason }
+}
+
+fn of_task(trigger: &AlarmTrigger, task: &Task) -> Option<(AlarmNeed, String)> {
+    let code = task.reason.as_ref().map(|reason| format!(": {}", reason.code)).unwrap_or_default();
+    let state = task.state().as_str_name();
+    let (need, message) = match trigger.kind() {
+        AlarmKind::Interrupted if task.state() == TaskState::Interrupted => {
+            (AlarmNeed::WillRetry, format!("the task is interrupted and retries{code}"))
+        }
+        AlarmKind::Failed if task.state() == TaskState::Failed => {
+            (AlarmNeed::NeedsYou, format!("the task failed{code}"))
+        }
+        AlarmKind::NeedsDecision if state == "TASK_STATE_NEEDS_DECISION" => {
+            (AlarmNeed::NeedsYou, format!("the task waits for a decision{code}"))
+        }
+        AlarmKind::Lag if runs(task) => (AlarmNeed::WillRetry, lag(trigger, task)?),
+        AlarmKind::Backlog if runs(task) => (AlarmNeed::NeedsYou, backlog(trigger, task)?),
+        AlarmKind::Degraded if runs(task) => (AlarmNeed::WillRetry, degraded(task)?),
+        _ => return None,
+    };
+    Some((need, message))
+}
+
+/// The paces of its shards, with their indices.
+fn paces(task: &Task) -> impl Iterator<Item = (u32, &Pace)> {
+    task.shards.iter().filter_map(|shard| Some((shard.index, shard.status.as_ref()?.pace.as_ref()?)))
+}
+
+fn lag(trigger: &AlarmTrigger, task: &Task) -> Option<String> {
+    let (ms, bytes) = (u64::from(trigger.threshold_seconds) * 1000, trigger.threshold_bytes);
+    let mut worst: Option<(u64, u64, u32)> = None;
+    for (index, pace) in paces(task) {
+        let hops = [pace.received, pace.applied].map(Option::unwrap_or_default);
+        let (lag_ms, lag_bytes) = (hops[0].lag_ms.max(hops[1].lag_ms), hops[0].lag_bytes + hops[1].lag_bytes);
+        if (ms > 0 && lag_ms > ms) || (bytes > 0 && lag_bytes > bytes) {
+            worst = worst.max(Some((lag_ms, lag_bytes, index)));
+        }
+    }
+    let (lag_ms, lag_bytes, index) = worst?;
+    Some(format!("shard {index} is {} s and {lag_bytes} bytes behind", lag_ms / 1000))
+}
+
+fn backlog(trigger: &AlarmTrigger, task: &Task) -> Option<String> {
+    let least = paces(task).filter_map(|(index, pace)| Some((pace.backlog_left_ms?, index))).min();
+    let (left, index) = least.filter(|(left, _)| *left < u64::from(trigger.threshold_seconds) * 1000)?;
+    Some(format!(
+        "the source's backlog of shard {index} loses the position in {} s: raise repl-backlog-size on the source, or make the target faster",
+        left / 1000
+    ))
+}
+
+fn degraded(task: &Task) -> Option<String> {
+    let gone = |phase: ShardPhase| matches!(phase, ShardPhase::Unspecified | ShardPhase::Stopped);
+    let silent = task.shards.iter().filter(|shard| shard.status.as_ref().is_none_or(|status| gone(status.phase())));
+    let silent: Vec<_> = silent.map(|shard| shard.index.to_string()).collect();
+    (!silent.is_empty()).then(|| format!("no agent reports shard {}", silent.join(", ")))
+}
+
+/// One that was drained is gone for good reason.
+fn is_lost(agent: &Agent) -> bool {
+    let drained = agent.cordoned && agent.shards == 0;
+    !agent.alive && !drained
+}
+
+fn lost_agents<'a>(
+    policy: &'a AlarmPolicy,
+    trigger: &'a AlarmTrigger,
+    world: World<'a>,
+) -> impl Iterator<Item = Condition> + 'a {
+    world.agents.iter().filter(|agent| is_lost(agent)).map(move |agent| {
+        let message = match agent.shards {
+            0 => format!("agent {} is not heard any more", agent.id),
+            shards => {
+                format!("agent {} is not heard any more, and nobody has taken its {shards} shards over", agent.id)
+            }
+        };
+        elsewhere(policy, trigger, &agent.id, message)
+    })
+}
+
+fn certificates<'a>(
+    policy: &'a AlarmPolicy,
+    trigger: &'a AlarmTrigger,
+    world: World<'a>,
+) -> impl Iterator<Item = Condition> + 'a {
+    let limit = world.now + Duration::from_secs(trigger.threshold_seconds.into());
+    world.certificates.iter().filter(move |(_, until)| *until < limit).map(move |(file, until)| {
+        let message = match until.duration_since(world.now) {
+            Ok(left) => format!("certificate {file} expires in {} days", left.as_secs() / 86_400),
+            Err(_) => format!("certificate {file} has expired"),
+        };
+        elsewhere(policy, trigger, file, message)
+    })
+}
+
+/// What is not about a task.
+fn elsewhere(policy: &AlarmPolicy, trigger: &AlarmTrigger, about: &str, message: String) -> Condition {
+    Condition {
+        key: Key { policy: policy.id.clone(), kind: trigger.kind(), task: String::new(), about: about.to_owned() },
+        need: AlarmNeed::NeedsYou,
+        task_name: String::new(),
+        message,
+        reason: None,
+        hold: Duration::from_secs(trigger.for_seconds.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dts_proto::v1::{Hop, Shard, ShardStatus, TaskSpec};
+
+    use super::*;
+
+    fn policy(kind: AlarmKind, threshold_seconds: u32) -> AlarmPolicy {
+        let trigger = AlarmTrigger { kind: kind.into(), threshold_seconds, ..AlarmTrigger::default() };
+        AlarmPolicy { id: "p".into(), triggers: vec![trigger], ..AlarmPolicy::default() }
+    }
+
+    fn task(state: TaskState, pace: Option<Pace>) -> Task {
+        let status = pace.map(|pace| ShardStatus {
+            pace: Some(pace),
+            phase: ShardPhase::Streaming.into(),
+            ..ShardStatus::default()
+        });
+        Task {
+            id: "t".into(),
+            spec: Some(TaskSpec { name: "orders-eu".into(), ..TaskSpec::default() }),
+            state: state.into(),
+            shards: vec![Shard { status, ..Shard::default() }],
+            ..Task::default()
+        }
+    }
+
+    fn holds(policy: &AlarmPolicy, task: &Task) -> Vec<Condition> {
+        let tasks = [task.clone()];
+        let world = World { tasks: &tasks, agents: &[], certificates: &[], now: SystemTime::now() };
+        conditions(std::slice::from_ref(policy), world)
+    }
+
+    #[test]
+    fn what_will_retry_and_what_needs_somebody_are_told_apart() {
+        for (kind, state, need) in [
+            (AlarmKind::Interrupted, TaskState::Interrupted, Some(AlarmNeed::WillRetry)),
+            (AlarmKind::Failed, TaskState::Failed, Some(AlarmNeed::NeedsYou)),
+            (AlarmKind::Failed, TaskState::Interrupted, None),
+            (AlarmKind::Interrupted, TaskState::IncrSync, None),
+        ] {
+            let found = holds(&policy(kind, 0), &task(state, None));
+            assert_eq!(found.first().map(|condition| condition.need), need, "{kind:?} {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_user_stays_in_the_house() {
+        let mut of = task(TaskState::Failed, None);
+        let reason = Reason { code: "TARGET_FULL".into(), message: "key \"iban:4711\"".into(), ..Reason::default() };
+        of.reason = Some(reason);
+        let found = holds(&policy(AlarmKind::Failed, 0), &of);
+        assert!(format!("{found:?}").contains("TARGET_FULL") && !format!("{found:?}").contains("iban"), "{found:?}");
+    }
+
+    #[test]
+    fn lag_and_backlog_have_thresholds() {
+        let pace = Pace {
+            applied: Some(Hop { lag_bytes: 500, lag_ms: 31_000 }),
+            backlog_left_ms: Some(500_000),
+            ..Pace::default()
+        };
+        let of = task(TaskState::IncrSync, Some(pace));
+        assert_eq!(holds(&policy(AlarmKind::Lag, 30), &of).len(), 1);
+        assert_eq!(holds(&policy(AlarmKind::Lag, 31), &of).len(), 0);
+        assert_eq!(holds(&policy(AlarmKind::Backlog, 600), &of).len(), 1);
+        assert_eq!(holds(&policy(AlarmKind::Backlog, 500), &of).len(), 0);
+        let mut bytes = policy(AlarmKind::Lag, 0);
+        bytes.triggers[0].threshold_bytes = 499;
+        assert_eq!(holds(&bytes, &of).len(), 1);
+        let paused = Task { state: TaskState::Paused.into(), ..of };
+        assert_eq!(holds(&policy(AlarmKind::Lag, 30), &paused).len(), 0);
+    }
+
+    #[test]
+    fn a_policy_is_for_the_tasks_that_it_selects() {
+        for (ids, names, selected) in [
+            (vec![], vec![], true),
+            (vec!["t"], vec![], true),
+            (vec![], vec!["orders-*"], true),
+            (vec!["u"], vec!["x*"], false),
+        ] {
+            let own = |texts: Vec<&str>| texts.into_iter().map(str::to_owned).collect();
+            let tasks = Some(TaskSelector { ids: own(ids), names: own(names) });
+            let of = AlarmPolicy { tasks, ..policy(AlarmKind::Failed, 0) };
+            assert_eq!(holds(&of, &task(TaskState::Failed, None)).len() == 1, selected, "{of:?}");
+            assert!(holds(&AlarmPolicy { disabled: true, ..of }, &task(TaskState::Failed, None)).is_empty());
+        }
+    }
+
+    #[test]
+    fn agents_and_certificates_are_not_about_tasks() {
+        let now = SystemTime::now();
+        let agents = [
+            Agent { id: "here".into(), alive: true, ..Agent::default() },
+            Agent { id: "gone".into(), alive: false, shards: 2, ..Agent::default() },
+            Agent { id: "drained".into(), alive: false, cordoned: true, ..Agent::default() },
+        ];
+        let day = Duration::from_secs(86_400);
+        let certificates = [("a.pem".to_owned(), now + 20 * day), ("b.pem".to_owned(), now - day)];
+        let world = World { tasks: &[], agents: &agents, certificates: &certificates, now };
+        let lost = conditions(&[policy(AlarmKind::AgentLost, 0)], world);
+        assert_eq!(lost.iter().map(|found| found.key.about.as_str()).collect::<Vec<_>>(), ["gone"]);
+        let expiring = conditions(&[policy(AlarmKind::Certificate, 30 * 86_400)], world);
+        assert_eq!(expiring.len(), 2);
+        assert!(expiring[0].message.contains("days") && expiring[1].message.contains("has expired"));
+        let few = conditions(&[policy(AlarmKind::Certificate, 10 * 86_400)], world);
+        assert_eq!(few.len(), 1);
+    }
+
+    #[test]
+    fn a_shard_that_nobody_has_heard_yet_neither_raises_a_lag_nor_ends_one() {
+        let silent = [task(TaskState::IncrSync, None)];
+        let world = World { tasks: &silent, agents: &[], certificates: &[], now: SystemTime::now() };
+        let alarm = Alarm { kind: AlarmKind::Lag.into(), task_id: "t".into(), ..Alarm::default() };
+        assert!(is_unknown(&alarm, world));
+        assert!(conditions(&[policy(AlarmKind::Lag, 1)], world).is_empty());
+        let degraded = conditions(&[policy(AlarmKind::Degraded, 0)], world);
+        assert_eq!(degraded.first().map(|found| found.hold), Some(FIRST_REPORT));
+        let paused = [task(TaskState::Paused, None)];
+        assert!(!is_unknown(&alarm, World { tasks: &paused, ..world }));
+    }
+}
