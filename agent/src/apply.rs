@@ -284,6 +284,9 @@ impl Driver {
                 let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
                 others.delete_unclaimed(target, (&key, &record), &page.keys).await
             }
+            Destination::Routed(_) => {
+                Err(Error::new(Code::TargetUnsupported, "keys behind an endpoint are not listed"))
+            }
             Destination::Cluster(seeds) => {
                 let records = SlotRecords::of(seeds, shard, *epoch).await?;
                 others.delete_unclaimed_of_slots(&records, offset.unwrap_or(u64::MAX), &page.keys).await
@@ -420,7 +423,7 @@ fn streaming(
     let dialect = context.dialect;
     let mut encoder =
         StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);
-    if matches!(context.destination, Destination::Cluster(_)) {
+    if !matches!(context.destination, Destination::Standalone(_)) {
         encoder.mark_commands();
     }
     let encoder = encoder.selecting(context.selection.clone());

@@ -112,7 +112,8 @@ impl Client {
         Error::new(self.side.lost(), format!("lost {}: {why}", self.name))
     }
 
-    fn refused(&self, command: &str, reply: &str) -> Error {
+    /// The error that an error reply is.
+    pub fn refused(&self, command: &str, reply: &str) -> Error {
         Error::new(self.side.refusal(reply), format!("{} refuses {command}: {reply}", self.name))
     }
 }

@@ -7,13 +7,13 @@ use dts_proto::v1::ShardPhase;
 use memchr::memmem;
 use tokio::time::Instant;
 
-use crate::apply::{Driver, Mode};
+use crate::apply::{Context, Driver, Mode};
 use crate::client::Client;
-use crate::endpoint::Side;
+use crate::endpoint::{Endpoint, Side};
 use crate::observe::source_offset;
-use crate::restore::ExpiryPass;
+use crate::restore::{ExpiryPass, SourcePass};
 use crate::route::{Chunk, Commit, HeldKeys};
-use crate::target::Parts;
+use crate::target::{Destination, Parts};
 use crate::topology::{self, Owner};
 
 /// How much of the stream is applied between two pages of the expiry pass, so that it does not fall behind.
@@ -126,6 +126,9 @@ impl Driver {
 
     async fn restore_expiries(&mut self) -> Result<()> {
         self.streaming()?.set_exact();
+        if matches!(self.context.destination, Destination::Routed(_)) {
+            return self.restore_expiries_by_the_source().await;
+        }
         loop {
             // Nothing of ours may change a key between reading its expiry and writing it.
             self.quiet().await?;
@@ -150,6 +153,21 @@ impl Driver {
         }
     }
 
+    /// Where the target's keys cannot be listed.
+    async fn restore_expiries_by_the_source(&mut self) -> Result<()> {
+        let Context { source, selection, owner, .. } = &self.context;
+        let readers = (reader(source).await?, reader(source).await?);
+        let mut pass = SourcePass::over(readers, selection.clone(), owner.clone()).await?;
+        while let Some(page) = pass.next_page().await? {
+            self.quiet().await?;
+            if self.released() {
+                return Ok(());
+            }
+            self.write_page(page).await?;
+        }
+        self.quiet().await
+    }
+
     /// One walk over the named keys, or all.
     async fn restore_expiries_on(&mut self, parts: &Parts, keys: Option<HeldKeys>) -> Result<()> {
         let (dialect, selection) = (self.context.dialect, self.context.selection.clone());
@@ -166,7 +184,7 @@ impl Driver {
             pass.only_of(&self.context.owner, &self.context.source).await?;
             // From 7.0 on a source sends absolute expiries.
             if !dialect.source.at_least(7, 0) {
-                pass.trust(Client::connect(&self.context.source, Side::Source).await?);
+                pass.trust(reader(&self.context.source).await?);
             }
             while let Some(page) = pass.next_page().await? {
                 self.write_page(page).await?;
@@ -219,6 +237,14 @@ impl Driver {
             _ => Err(Error::new(Code::TargetRewound, "the source began a new copy during completion")),
         }
     }
+}
+
+/// A connection that tells of keys, also where the source is a replica in a cluster.
+async fn reader(source: &Endpoint) -> Result<Client> {
+    let mut client = Client::connect(source, Side::Source).await?;
+    // Outside of a cluster it is an error that changes nothing.
+    let _told_or_not = client.ask(&[b"READONLY"]).await?;
+    Ok(client)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub struct Endpoint {
     pub password: Option<SecretString>,
     /// `None`: not encrypted.
     pub tls: Option<Tls>,
+    /// A proxy or the like: it takes commands of one key, and tells nothing of what stands behind it.
+    pub routes: bool,
 }
 
 /// How to speak TLS; files are read at every connection.

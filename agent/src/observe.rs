@@ -137,7 +137,7 @@ impl Observer {
                 lag_ms: if lag_bytes == 0 { 0 } else { lag_ms },
                 applied_commands: progress.stream_commands,
                 completion_offset,
-                exactly_once: true,
+                exactly_once: !matches!(self.target, Destination::Routed(_)),
             });
             status.spool = Some(SpoolStatus { memory_bytes, disk_bytes });
             status.filtered_keys = progress.filtered_keys;
@@ -145,6 +145,7 @@ impl Observer {
             status.skipped_commands = progress.skipped_commands;
             status.cut_transactions = applied.notes.cut_transactions;
             status.skipped_cross_slot = applied.notes.skipped.clone().into_iter().collect();
+            status.at_risk_commands = applied.notes.at_risk.clone().into_iter().collect();
             status.source_keys = source.keys;
             status.target_keys = target.keys.saturating_sub(self.records);
             status.lost_links = received.lost;

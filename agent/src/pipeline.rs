@@ -31,7 +31,7 @@ use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, SpoolConfig};
 use crate::status::Board;
 use crate::target::cluster::{self, Scope};
-use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, territory};
+use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, routed, territory};
 use crate::topology::{self, Kind, Owner, Topology};
 use crate::verify::Facts;
 
@@ -218,6 +218,12 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
             let (writer, record) = target::claim(target.clone(), &job.shard, job.epoch, retry, pace).await?;
             Ok((Writer::Standalone(Box::new(writer)), record))
         }
+        Destination::Routed(endpoint) => {
+            let (shard, epoch, endpoint) = (job.shard.clone(), job.epoch, endpoint.clone());
+            let to = routed::Job { shard, epoch, endpoint, pace, skip: job.skip_cross_slot };
+            let (writer, record) = routed::claim(to, retry).await?;
+            Ok((Writer::Routed(Box::new(writer)), record))
+        }
         Destination::Cluster(seed) => {
             let (shard, epoch, seed) = (job.shard.clone(), job.epoch, seed.clone());
             let scope = Scope::of(&facts.owner);
@@ -232,6 +238,7 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
 enum Writer {
     Standalone(Box<target::Writer>),
     Cluster(Box<cluster::Writer>),
+    Routed(Box<routed::Writer>),
 }
 
 impl Writer {
@@ -239,6 +246,7 @@ impl Writer {
         match self {
             Self::Standalone(writer) => writer.run(instructions, confirm).await,
             Self::Cluster(writer) => writer.run(instructions, confirm).await,
+            Self::Routed(writer) => writer.run(instructions, confirm).await,
         }
     }
 }
@@ -247,7 +255,8 @@ impl Writer {
 async fn start(job: &Job, facts: &Facts, record: Option<Checkpoint>) -> Result<Start> {
     let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
     let (resume, dirty) = match record.phase {
-        Phase::Claimed | Phase::Copying | Phase::Taken => (None, true),
+        // Where a copy cannot be repeated nothing is there to be swept.
+        Phase::Claimed | Phase::Copying | Phase::Taken => (None, !matches!(facts.destination, Destination::Routed(_))),
         Phase::Streaming { position, .. } if position.history.is_none() => (None, true),
         Phase::Streaming { position, holds_field_expiry, .. } => {
             let scripts = kept_scripts(job, facts).await?;

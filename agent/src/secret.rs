@@ -28,7 +28,14 @@ impl Secrets {
         let password =
             credential.and_then(|credential| credential.secret.as_ref()).map(|secret| self.find(secret)).transpose()?;
         let tls = endpoint.tls.as_ref().map(tls).transpose()?;
-        Ok(Endpoint { host: endpoint.host.clone(), port, username, password: password.flatten(), tls })
+        Ok(Endpoint {
+            host: endpoint.host.clone(),
+            port,
+            username,
+            password: password.flatten(),
+            tls,
+            routes: endpoint.routes,
+        })
     }
 
     /// An empty password is none.

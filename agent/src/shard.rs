@@ -75,6 +75,7 @@ async fn live(
 async fn release(job: &Job) -> Result<()> {
     match destination(job).await? {
         Destination::Standalone(target) => target::release(&target, &job.shard, job.epoch).await,
+        Destination::Routed(target) => target::routed::release(&target, &job.shard, job.epoch).await,
         Destination::Cluster(seeds) => {
             let shared = matches!(job.topology.kind, Kind::Cluster);
             target::cluster::release(&seeds, &job.shard, job.epoch, shared).await

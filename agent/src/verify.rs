@@ -1,5 +1,7 @@
 //! The checks before anything is written: both servers answer, are two, and the target is ours to fill.
 
+mod routed;
+
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
 use dts_common::redis::command::is_rewritten;
@@ -46,13 +48,17 @@ pub async fn verify(job: &Job) -> Result<Facts> {
     let (read_from, owner, proof) = whose(job, &destination).await?;
     let source = &read_from.clone();
     let mut from = Client::connect(source, Side::Source).await?;
+    if matches!(destination, Destination::Routed(_)) {
+        let whose = (read_from, owner, proof);
+        return routed::verify(job, destination, whose, now(topology).await?, &mut from).await;
+    }
     let mut to = client(&destination).await?;
     let mut facts = Facts {
         source: version(&mut from, Side::Source).await?,
         target: version(&mut to, Side::Target).await?,
         target_databases: match destination {
             Destination::Standalone(_) => databases(&mut to).await?,
-            Destination::Cluster(_) => 1,
+            Destination::Cluster(_) | Destination::Routed(_) => 1,
         },
         destination,
         warnings: [("source", source), ("target", target)].into_iter().filter_map(unverified).collect(),
@@ -72,6 +78,7 @@ pub async fn verify(job: &Job) -> Result<Facts> {
             has_one_database(&mut from, &job.selection).await?;
             is_whole_and_ours(job, seeds).await?
         }
+        Destination::Routed(_) => true,
     };
     if let Some(db) = job.selection.highest_db().filter(|db| *db >= facts.target_databases) {
         let message = format!("the map of databases leads to {db}, the target has {}", facts.target_databases);
@@ -201,12 +208,18 @@ async fn is_master(to: &mut Client) -> Result<()> {
 
 /// What the target is, by its own word. A node of a cluster that is gone is asked by those that were seen before.
 pub async fn destination(job: &Job) -> Result<Destination> {
+    if job.target.routes {
+        return Ok(Destination::Routed(job.target.clone()));
+    }
     let seeds = seeds(&job.target, &job.scratch);
     let mut failed = None;
     for seed in &seeds {
         match Client::connect(seed, Side::Target).await {
             Ok(mut client) => {
-                let is_cluster = client.info("cluster").await?.get("cluster_enabled") == Some("1");
+                let is_cluster = match client.info("cluster").await {
+                    Ok(info) => info.get("cluster_enabled") == Some("1"),
+                    Err(error) => return Err(routed::no_info(&job.target, error).await),
+                };
                 let standalone = Destination::Standalone(job.target.clone());
                 return Ok(if is_cluster { Destination::Cluster(seeds) } else { standalone });
             }
@@ -219,7 +232,9 @@ pub async fn destination(job: &Job) -> Result<Destination> {
 /// A connection to the target, or to any node of it.
 async fn client(destination: &Destination) -> Result<Client> {
     let seeds = match destination {
-        Destination::Standalone(target) => return Client::connect(target, Side::Target).await,
+        Destination::Standalone(target) | Destination::Routed(target) => {
+            return Client::connect(target, Side::Target).await;
+        }
         Destination::Cluster(seeds) => seeds,
     };
     let topology = cluster::Topology::find(seeds).await?;
@@ -239,7 +254,7 @@ async fn has_one_database(from: &mut Client, selection: &Selection) -> Result<()
         return Ok(());
     }
     let message = format!(
-        "the source has keys in {}, and a cluster has db 0 only: map one database to 0 and leave the others out",
+        "the source has keys in {}, and the target has db 0 only: map one database to 0 and leave the others out",
         others.join(", ")
     );
     Err(Error::new(Code::TargetUnsupported, message))

@@ -1,5 +1,7 @@
 //! What `dts migrate` tells, as JSON lines or for people. The JSON is a contract: `docs/json-events.md`.
 
+use std::collections::HashMap;
+
 use dts_proto::v1::{Hop, Pace, Reason, ShardStatus, SnapshotProgress, SpoolStatus, StreamProgress, Task};
 use serde_json::{Value, json};
 
@@ -43,7 +45,7 @@ pub(crate) fn status(task: &Task) -> ShardStatus {
             lag_ms: totals.lag_ms,
             applied_commands: totals.applied_commands,
             completion_offset: offsets(|stream| stream.completion_offset),
-            exactly_once: true,
+            exactly_once: all.iter().filter_map(|status| status.stream.as_ref()).all(|stream| stream.exactly_once),
         }),
         spool: Some(SpoolStatus { memory_bytes: totals.spool_memory_bytes, disk_bytes: totals.spool_disk_bytes }),
         source_keys: totals.source_keys,
@@ -54,6 +56,13 @@ pub(crate) fn status(task: &Task) -> ShardStatus {
         filtered_commands: all.iter().map(|status| status.filtered_commands).sum(),
         skipped_commands: all.iter().map(|status| status.skipped_commands).sum(),
         pace: totals.pace.clone(),
+        at_risk_commands: all.iter().flat_map(|status| &status.at_risk_commands).fold(
+            HashMap::new(),
+            |mut sums, (name, count)| {
+                *sums.entry(name.clone()).or_default() += count;
+                sums
+            },
+        ),
         ..ShardStatus::default()
     }
 }
@@ -142,6 +151,8 @@ pub(crate) fn progress(task: &Task) -> Value {
         "filtered_keys": status.filtered_keys,
         "filtered_commands": status.filtered_commands,
         "skipped_commands": status.skipped_commands,
+        "exactly_once": stream.exactly_once,
+        "at_risk_commands": status.at_risk_commands,
         "source_keys": status.source_keys,
         "target_keys": status.target_keys,
         "stray_keys": status.stray_keys,

@@ -12,6 +12,7 @@ mod selection;
 mod serve;
 mod show;
 mod sources;
+mod target;
 mod task;
 mod tls;
 mod verify;

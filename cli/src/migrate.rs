@@ -26,6 +26,7 @@ use crate::selection::{self, Selecting};
 use crate::serve::{MetricsArguments, read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::sources::{self, Sources};
+use crate::target::TargetKind;
 use crate::task::{Mode, cross_slot, explain};
 use crate::tls::{self, TlsArguments};
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};
@@ -42,6 +43,8 @@ pub(crate) struct Arguments {
     /// `redis://[user:password@]host:port`; `rediss://` for TLS.
     #[arg(long)]
     target: String,
+    #[command(flatten)]
+    target_kind: TargetKind,
     #[arg(long, value_enum, default_value_t = Mode::Sync)]
     mode: Mode,
     /// End a synchronisation without being asked.
@@ -170,6 +173,7 @@ impl Plan {
             sources.push(endpoint("source", number, &url, password, &arguments.source_password_file)?);
         }
         let target = endpoint("target", 0, &arguments.target, None, &arguments.target_password_file)?;
+        let target = arguments.target_kind.put(target);
         let seconds = arguments.retry_window.as_secs().max(1);
         let mut spec = TaskSpec {
             name: format!("{} to {}:{}", places(&sources), target.host, target.port)
@@ -289,13 +293,15 @@ async fn adopt(
     let settings = |spec: &TaskSpec| {
         let ends = spec.sources.iter().chain(&spec.target);
         let tls: Vec<_> = ends.map(|end| end.tls.clone()).collect();
-        (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade, tls, selection::policies(spec))
+        let policies = (spec.cross_slot, selection::policies(spec));
+        (spec.limits, spec.complete_when_caught_up, spec.allow_downgrade, tls, policies)
     };
     let same = settings(&held) == settings(spec);
     if same || !task.allowed_actions().any(|action| action == TaskAction::Update) {
         return Ok(task);
     }
-    let mut paths = vec!["limits", "complete_when_caught_up", "allow_downgrade", "sources.tls", "target.tls"];
+    let mut paths =
+        vec!["limits", "complete_when_caught_up", "allow_downgrade", "cross_slot", "sources.tls", "target.tls"];
     // A task without policies stays without a filter.
     if selection::policies(&held) != selection::policies(spec) {
         paths.extend(["on_flush", "filter.on_border", "filter.trust_scripts"]);

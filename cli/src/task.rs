@@ -30,6 +30,7 @@ use crate::place::Places;
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
 use crate::sources::{self, Sources};
+use crate::target::TargetKind;
 use crate::tls::{CoordinatorTls, TlsArguments};
 
 /// How long to wait for a coordinator to lead.
@@ -94,6 +95,8 @@ struct Create {
     name: String,
     #[command(flatten)]
     sources: Sources,
+    #[command(flatten)]
+    target_kind: TargetKind,
     /// `redis://[user@]host:port`; `rediss://` for TLS.
     #[arg(long)]
     target: String,
@@ -394,11 +397,12 @@ async fn spec(create: Create) -> Result<TaskSpec> {
         }
         sources.push(source);
     }
+    let target = endpoint(&create.target, create.target_password_env, TlsArguments::target).context("--target")?;
     let mut spec = TaskSpec {
         name: create.name,
         topology: found.topology,
         sources,
-        target: Some(endpoint(&create.target, create.target_password_env, TlsArguments::target).context("--target")?),
+        target: Some(create.target_kind.put(target)),
         mode: dts_proto::v1::Mode::from(create.mode).into(),
         allow_downgrade: create.allow_downgrade,
         cross_slot: cross_slot(create.skip_cross_slot).into(),

@@ -114,6 +114,8 @@ table! {
     TargetRole, "TARGET_ROLE", Target, false, "give a standalone master, or nodes of a whole cluster, as the target";
     /// The target holds keys that are not this task's.
     TargetNotEmpty, "TARGET_NOT_EMPTY", Target, false, "give an empty target, or empty this one; an interrupted migration goes on with its own --state-dir";
+    /// The copy would have to be repeated, on a target where what is gone since cannot be found.
+    CopyNotRepeatable, "COPY_NOT_REPEATABLE", Target, false, "empty the servers behind the target's endpoint, then start again; a longer backlog on the source (repl-backlog-size) makes this rarer";
     /// The target has no room.
     TargetFull, "TARGET_FULL", Target, false, "raise maxmemory on the target (CONFIG SET maxmemory), then start again with the same --state-dir";
     /// The target cannot hold what the source has.

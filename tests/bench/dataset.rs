@@ -1,6 +1,6 @@
 //! The generated data: the same for everybody, from a fixed seed.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use dts_tests::server::Server;
 
 /// Commands a pipeline while filling.
@@ -38,22 +38,30 @@ impl Dataset {
     }
 
     pub(crate) fn fill(&self, server: &Server) -> Result<()> {
-        let mut connection = server.connect()?;
+        self.fill_among(&[server], |_| 0)
+    }
+
+    /// Each key goes to the server that `of` says.
+    pub(crate) fn fill_among(&self, servers: &[&Server], of: impl Fn(&str) -> usize) -> Result<()> {
+        let mut connections = servers.iter().map(|server| server.connect()).collect::<Result<Vec<_>>>()?;
         let mut state = 0x9E37_79B9_7F4A_7C15;
         let mut key = 0;
         while key < self.keys {
-            let mut pipe = redis::pipe();
+            let mut pipes: Vec<redis::Pipeline> = servers.iter().map(|_| redis::pipe()).collect();
             for _ in 0..BATCH.min(self.keys - key) {
-                self.add(&mut pipe, key, &mut state);
+                let name = format!("key:{key:012}");
+                let pipe = pipes.get_mut(of(&name)).context("no such server")?;
+                self.add(pipe, key, name, &mut state);
                 key += 1;
             }
-            pipe.query::<()>(&mut connection)?;
+            for (pipe, connection) in pipes.iter().zip(&mut connections) {
+                pipe.query::<()>(connection)?;
+            }
         }
         Ok(())
     }
 
-    fn add(&self, pipe: &mut redis::Pipeline, key: u64, state: &mut u64) {
-        let name = format!("key:{key:012}");
+    fn add(&self, pipe: &mut redis::Pipeline, key: u64, name: String, state: &mut u64) {
         if let Kind::Values1k = self.kind {
             pipe.cmd("SET").arg(name).arg(text(1000, state)).ignore();
             return;

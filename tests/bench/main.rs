@@ -1,5 +1,6 @@
 //! Side by side, in one run: full copy and incremental sync by native `REPLICAOF`, by `dts`, and by other tools.
 
+mod cluster;
 mod contender;
 mod dataset;
 mod full;
@@ -24,7 +25,7 @@ struct Plan {
 }
 
 const USAGE: &str = "bench [--keys N] [--dataset mixed|values-1k] [--rounds N] [--commands N] [--server redis-7.0] \
-    [--dts PATH] [--only full|incremental] [--tool NAME='command {source} {target}']… [--json FILE]";
+    [--dts PATH] [--only full|incremental|cluster] [--tool NAME='command {source} {target}']… [--json FILE]";
 
 fn plan() -> Result<Plan> {
     let (mut keys, mut kind) = (300_000, "mixed".to_owned());
@@ -77,6 +78,10 @@ fn main() -> Result<()> {
     }
     if wanted("incremental") {
         tables.push(incremental::run(&plan)?);
+    }
+    // Takes many servers, and is run by itself.
+    if plan.only.as_deref() == Some("cluster") {
+        tables.extend(cluster::run(&plan)?);
     }
     for table in &tables {
         println!("{}", table.text());

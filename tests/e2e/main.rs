@@ -18,6 +18,7 @@ mod metrics;
 mod network;
 mod placement;
 mod room;
+mod routed_target;
 mod size;
 mod sources;
 mod tls;

@@ -63,7 +63,7 @@ impl Servers {
     /// Connects to all of them.
     pub(super) async fn open(destination: &Destination, side: Side) -> Result<Self> {
         let (at, topology) = match destination {
-            Destination::Standalone(endpoint) => (vec![endpoint.clone()], None),
+            Destination::Standalone(endpoint) | Destination::Routed(endpoint) => (vec![endpoint.clone()], None),
             Destination::Cluster(seeds) => {
                 let topology = Topology::find(seeds).await?;
                 (topology.masters.clone(), Some(topology))

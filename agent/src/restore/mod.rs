@@ -1,5 +1,9 @@
 //! Completion: gives keys and hash fields whose expiry is held (`dts_common::redis::expiry`) their exact one.
 
+mod source;
+
+pub use source::SourcePass;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -205,7 +209,10 @@ pub async fn ttls(client: &mut Client, keys: &[Vec<u8>]) -> Result<Vec<i64>> {
         let mut before = millis(&client.reply().await?)?;
         let mut again = Vec::new();
         for index in open {
-            let ttl = integer(&client.reply().await?);
+            let ttl = match client.reply().await? {
+                BytesFrame::Error(text) => return Err(client.refused("PTTL", &text)),
+                reply => integer(&reply),
+            };
             let after = millis(&client.reply().await?)?;
             match expiries.get_mut(index) {
                 Some(expiry) if ttl < 0 => *expiry = ttl,

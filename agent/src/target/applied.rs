@@ -21,13 +21,15 @@ pub struct Applied {
     pub notes: Arc<Notes>,
 }
 
-/// What is lost on a target that is a cluster.
+/// What is lost on a target that is not one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     /// Transactions of the source that became one for each slot.
     pub cut_transactions: u64,
     /// Commands that were left out, by name.
     pub skipped: BTreeMap<String, u64>,
+    /// Commands that may have been applied twice, by name.
+    pub at_risk: BTreeMap<String, u64>,
 }
 
 impl Applied {

@@ -27,6 +27,8 @@ pub enum Destination {
     Standalone(Endpoint),
     /// A cluster: nodes to ask for the others.
     Cluster(Vec<Endpoint>),
+    /// An endpoint that routes by itself.
+    Routed(Endpoint),
 }
 
 /// The servers that together hold the target's keys, at one moment.
@@ -43,13 +45,14 @@ impl Destination {
         match self {
             Self::Standalone(_) => "F3",
             Self::Cluster(_) => "F1",
+            Self::Routed(_) => "F0",
         }
     }
 
     /// How many records of a task's shards stand there, as far as they count among its keys.
     pub fn records(&self, topology: &topology::Topology) -> u64 {
         match (self, &topology.kind) {
-            (Self::Standalone(_), _) => 0,
+            (Self::Standalone(_) | Self::Routed(_), _) => 0,
             (Self::Cluster(_), Kind::Cluster) => SLOTS.into(),
             (Self::Cluster(_), _) => u64::from(SLOTS) * u64::from(topology.shards()),
         }
@@ -58,7 +61,7 @@ impl Destination {
     /// The key under which a shard keeps scripts.
     pub fn scripts_key(&self, shard: &ShardId, owner: &Owner) -> String {
         match self {
-            Self::Standalone(_) => reserved_key(shard, "scripts"),
+            Self::Standalone(_) | Self::Routed(_) => reserved_key(shard, "scripts"),
             Self::Cluster(_) => scripts_key(shard, &Scope::of(owner)),
         }
     }
@@ -67,6 +70,10 @@ impl Destination {
     pub async fn parts(&self) -> Result<Parts> {
         let seeds = match self {
             Self::Standalone(endpoint) => return Ok(Parts { servers: vec![endpoint.clone()], topology: None }),
+            Self::Routed(endpoint) => {
+                let message = format!("the keys behind {endpoint} cannot be listed");
+                return Err(Error::new(Code::TargetUnsupported, message));
+            }
             Self::Cluster(seeds) => seeds,
         };
         for _ in 0..REST_WITHIN {
@@ -82,6 +89,8 @@ impl Destination {
     pub async fn servers(&self) -> Result<Vec<Endpoint>> {
         match self {
             Self::Standalone(endpoint) => Ok(vec![endpoint.clone()]),
+            // Those that stand behind it are not known.
+            Self::Routed(_) => Ok(Vec::new()),
             Self::Cluster(seeds) => Ok(Topology::find(seeds).await?.masters),
         }
     }
@@ -95,7 +104,7 @@ impl Destination {
     /// The server that holds a key.
     pub async fn holder(&self, key: &[u8]) -> Result<Endpoint> {
         match self {
-            Self::Standalone(endpoint) => Ok(endpoint.clone()),
+            Self::Standalone(endpoint) | Self::Routed(endpoint) => Ok(endpoint.clone()),
             Self::Cluster(seeds) => {
                 let nobody = || Error::new(Code::TargetBusy, "a slot of the target cluster has no owner");
                 Topology::find(seeds).await?.owner(slot(key)).cloned().ok_or_else(nobody)

@@ -8,6 +8,7 @@ mod connection;
 mod destination;
 mod fence;
 mod reply;
+pub mod routed;
 pub mod territory;
 mod writer;
 

@@ -27,6 +27,8 @@ struct Held {
 pub async fn recorded(target: &Destination, task: &str, shards: u32) -> Result<Vec<Option<SlotSet>>> {
     let target = match target {
         Destination::Standalone(target) => target,
+        // Slots that move end the task there: nothing is copied a second time.
+        Destination::Routed(_) => return Ok((0..shards).map(|_| None).collect()),
         Destination::Cluster(seeds) => return cluster::territory::recorded(seeds, task, shards).await,
     };
     let mut client = Client::connect(target, Side::Target).await?;
@@ -44,6 +46,7 @@ pub async fn take(
 ) -> Result<()> {
     let target = match target {
         Destination::Standalone(target) => target,
+        Destination::Routed(_) => return Ok(()),
         Destination::Cluster(seeds) => return cluster::territory::take(seeds, shard, epoch, slots, afresh).await,
     };
     let mut client = Client::connect(target, Side::Target).await?;

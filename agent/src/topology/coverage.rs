@@ -101,7 +101,7 @@ mod tests {
     use crate::topology::nodes;
 
     fn at(port: u16) -> Endpoint {
-        Endpoint { host: "h".into(), port, username: None, password: None, tls: None }
+        Endpoint { host: "h".into(), port, username: None, password: None, tls: None, routes: false }
     }
 
     fn seen(port: u16, text: &str) -> Seen {

@@ -292,8 +292,7 @@ fn describe(task: &Task, shard: &Shard) -> Wanted {
 
 /// A connection is missing, and that is what is being retried.
 fn cut_off(status: &v1::ShardStatus) -> bool {
-    let source = [Code::SourceUnreachable, Code::SourceLost, Code::SourceTls];
-    let codes = [&source[..], &[Code::TargetUnreachable, Code::TargetLost, Code::TargetTls]].concat();
+    let codes = [Code::SourceUnreachable, Code::SourceLost, Code::TargetUnreachable, Code::TargetLost];
     let reason = status.reason.as_ref().map(|reason| reason.code.as_str()).unwrap_or_default();
     status.phase() == ShardPhase::Retrying && codes.iter().any(|code| code.as_str() == reason)
 }

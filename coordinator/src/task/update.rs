@@ -24,6 +24,7 @@ pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<
             "limits.write_bytes_per_second" => limits.write_bytes_per_second = given.write_bytes_per_second,
             "complete_when_caught_up" => changed.complete_when_caught_up = from.complete_when_caught_up,
             "allow_downgrade" => changed.allow_downgrade = from.allow_downgrade,
+            "cross_slot" => changed.cross_slot = from.cross_slot,
             "sources.tls" => tls::update_sources(&mut changed, from)?,
             "target.tls" => tls::update_target(&mut changed, from)?,
             "on_flush" => changed.on_flush = from.on_flush,
@@ -37,7 +38,7 @@ pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<
             }
             other => {
                 let message = format!(
-                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up, allow_downgrade, on_flush, filter.on_border, filter.trust_scripts, sources.tls and target.tls can"
+                    "update_mask: {other:?} cannot be changed; limits, limits.<field>, complete_when_caught_up, allow_downgrade, cross_slot, on_flush, filter.on_border, filter.trust_scripts, sources.tls and target.tls can"
                 );
                 return Err(Error::new(Code::InvalidRequest, message));
             }

@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn nodes_of_every_version_are_read() {
-        let asked = Endpoint { host: "h".into(), port: 1, username: None, password: None, tls: None };
+        let asked = Endpoint { host: "h".into(), port: 1, username: None, password: None, tls: None, routes: false };
         let text = "a 10.0.0.1:7000@17000,name,shard-id=x master - 0 1 3 connected 0-5 7 [8->-b]\n\
             b :7001@17001 myself,master - 0 0 2 connected 8-16383\n\
             c 10.0.0.3:7002 slave a 0 1 3 connected\n\
