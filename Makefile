@@ -2,7 +2,7 @@
 export PATH := $(PATH):/usr/bin:/usr/sbin
 export RUSTDOCFLAGS := -D warnings
 
-# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) twemproxy and protoc, the other servers and etcd into .fleet/.
+# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) twemproxy and protoc, the other servers, etcd, Prometheus and Alertmanager into .fleet/.
 setup:
 	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make nutcracker:nutcracker protoc:protobuf-compiler ip:iproute2 nft:nftables faketime:faketime; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
