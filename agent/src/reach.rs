@@ -18,7 +18,7 @@ use crate::secret::Secrets;
 use crate::status::reason;
 
 /// A server is asked again after so long.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long one measurement may take.
 const WITHIN: Duration = Duration::from_secs(5);
 /// Measurements at a time.

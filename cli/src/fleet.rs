@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use comfy_table::Table;
 use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::{
-    Agent, CordonAgentRequest, DrainAgentRequest, ListAgentsRequest, PinShardRequest, Refusal, UncordonAgentRequest,
-    UnpinShardRequest,
+    Agent, BarAgentRequest, CordonAgentRequest, DrainAgentRequest, ListAgentsRequest, PinShardRequest, Refusal,
+    UncordonAgentRequest, UnpinShardRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -47,6 +47,8 @@ enum Verb {
     Cordon { name: String },
     /// Give an agent shards again.
     Uncordon { name: String },
+    /// Make the certificates that an agent has worthless; others take its shards at once.
+    Bar { name: String },
     /// Let only this agent run a task, or one shard of it; moves it there.
     Pin {
         /// Of the task.
@@ -104,6 +106,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         Verb::Audit { last } => return enrol::audit(&mut client, last, json).await,
         Verb::Cordon { name } => {
             one(&client.cordon_agent(CordonAgentRequest { id: name }).await.map_err(wrong)?.into_inner(), json);
+        }
+        Verb::Bar { name } => {
+            one(&client.bar_agent(BarAgentRequest { id: name }).await.map_err(wrong)?.into_inner(), json);
         }
         Verb::Uncordon { name } => {
             one(&client.uncordon_agent(UncordonAgentRequest { id: name }).await.map_err(wrong)?.into_inner(), json);

@@ -2,6 +2,7 @@
 
 mod assign;
 mod fleet;
+mod probe;
 mod token;
 mod trail;
 

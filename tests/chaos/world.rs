@@ -23,8 +23,8 @@ const PORT: u16 = 7711;
 /// An agent that is silent for so long is replaced.
 pub(crate) const AGENT_TTL: Duration = Duration::from_secs(2);
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-/// Of an agent's disk.
-const DISK: &str = "size=64m";
+/// Of an agent's disk: more than an agent needs to be given a shard.
+const DISK: &str = "size=300m";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the data goes.

@@ -160,10 +160,14 @@ fn roles_hold_at_the_leader_and_through_a_follower_and_change_with_their_file() 
         }
     }
     // A header of one's own making is worth nothing, whoever it names.
-    let forged =
-        ["-H", "dts-caller-address: 127.0.0.1:1", "-H", "dts-caller-bin: AAAA", "dts.v1.FleetService/ListTokens"];
-    let (well, said) = fleet.grpcurl(1 - leader, &eye, &forged)?;
-    ensure!(!well && said.contains("PermissionDenied"), "{said}");
+    let pem = std::fs::read_to_string(&boss.certificate)?;
+    let shown: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let shown = format!("dts-caller-bin: {shown}");
+    for at in [leader, 1 - leader] {
+        let forged = ["-H", "dts-caller-address: 127.0.0.1:1", "-H", &shown, "dts.v1.FleetService/ListTokens"];
+        let (well, said) = fleet.grpcurl(at, &eye, &forged)?;
+        ensure!(!well && said.contains("eye is a viewer"), "{said}");
+    }
     // Whoever has a role is no agent, though the certificate would be for that name.
     let mut person = fleet.dts(&[leader], Some(&hand), &["agent", "--name", "hand"])?;
     let (well, said) = told(&person.arg("--state-dir").arg(fleet.dir.path().join("hand")).output()?);
@@ -265,5 +269,46 @@ fn an_agent_renews_its_certificate_while_it_runs_and_needs_no_token_to_come_back
     fleet.connected(&boss, "a1")?;
     drop(agent);
     let _again = Role::spawn(&mut fleet.agent("a1", None)?)?;
+    fleet.connected(&boss, "a1")
+}
+
+#[test]
+fn an_agent_that_is_barred_is_out_at_once_and_comes_back_with_a_new_token_only() -> Result<()> {
+    let (source, target) = servers()?;
+    let fleet = Fleet::start("1d")?;
+    let boss = fleet.authority.client("boss")?;
+    let _barred = Role::spawn(&mut fleet.agent("a1", Some(&fleet.token(&boss, "a1")?))?)?;
+    fleet.connected(&boss, "a1")?;
+    let (from, to) = (source.url(), target.url());
+    let words = ["task", "create", "--name", "n", "--start", "--source", &from, "--target", &to];
+    let created = fleet.dts(&[0, 1], Some(&boss), &words)?.output()?;
+    ensure!(created.status.success(), "{}", told(&created).1);
+    let follows = |agent: &str| {
+        until(agent, || {
+            let said = told(&fleet.dts(&[0, 1], Some(&boss), &["task", "get", "--json"])?.output()?).1;
+            let task: Value = serde_json::from_str(said.trim()).unwrap_or_default();
+            Ok(task["ready_to_complete"] == true && task["shards"][0]["agent"] == agent)
+        })
+    };
+    follows("a1")?;
+    let _other = Role::spawn(&mut fleet.agent("a2", Some(&fleet.token(&boss, "a2")?))?)?;
+    fleet.connected(&boss, "a2")?;
+    let hand = fleet.authority.client("hand")?;
+    let (well, said) = fleet.says(0, &hand, &["fleet", "bar", "a1"])?;
+    ensure!(!well && said.contains("PERMISSION_DENIED"), "{said}");
+    let (well, said) = fleet.says(1, &boss, &["fleet", "bar", "a1"])?;
+    ensure!(well, "{said}");
+    follows("a2")?;
+    ensure!(source.info("sync_full")? == "1", "it copied again");
+    // A copy of what it had gets nobody in, and does not renew.
+    std::fs::create_dir(fleet.dir.path().join("copy"))?;
+    std::fs::copy(fleet.dir.path().join("a1/identity.pem"), fleet.dir.path().join("copy/identity.pem"))?;
+    let mut copy = fleet.dts(&[0, 1], None, &["agent", "--name", "a1"])?;
+    let (well, said) = told(&copy.arg("--state-dir").arg(fleet.dir.path().join("copy")).output()?);
+    ensure!(!well && said.contains("agent a1 was barred"), "{said}");
+    let token = fleet.token(&boss, "a1")?;
+    let mut again = fleet.dts(&[0, 1], None, &["agent", "--name", "a1"])?;
+    again.arg("--state-dir").arg(fleet.dir.path().join("new")).arg("--token-file").arg(&token);
+    let _again = Role::spawn(&mut again)?;
     fleet.connected(&boss, "a1")
 }

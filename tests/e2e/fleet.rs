@@ -1,6 +1,6 @@
 //! Coordinator and agents as processes of their own, administered by a client of somebody else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -74,6 +74,20 @@ impl Fleet {
 
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
+    }
+
+    /// A directory for an agent to live in.
+    pub(crate) fn home(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.path().join(format!("home of {name}"));
+        std::fs::create_dir(&path)?;
+        Ok(path)
+    }
+
+    pub(crate) fn agent_at(&self, id: &str, home: &Path) -> Result<Role> {
+        let (url, dir) = (self.url(), self.path(id));
+        let mut command = Command::new(binary()?);
+        command.args(["agent", "--name", id, "--coordinator", &url, "--state-dir", &dir]).current_dir(home);
+        Role::spawn(&mut command)
     }
 
     /// A file beside the state of coordinator and agents.

@@ -7,6 +7,7 @@ use dts_tests::dts::binary;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
 use dts_tests::server::Server;
+use dts_tests::tls::{Authority, TlsServer};
 use serde_json::Value;
 
 use crate::control::{Control, servers};
@@ -126,7 +127,7 @@ fn a_shard_that_nobody_can_take_says_why_and_goes_to_who_can() -> Result<()> {
     let (from, to) = (source.url(), target.url());
     let create = ["task", "create", "--json", "--start", "--name", "n", "--source", &from, "--target", &to];
     let created = well(&at, &[&create[..], &["--source-region", "one", "--source-network", "vpn"]].concat())?;
-    fleet.adopt(&serde_json::from_str::<Value>(&created)?["id"]);
+    fleet.adopt(&serde_json::from_str::<Value>(created.lines().next().context("a task")?)?["id"]);
     let said = well(&at, &["task", "get"])?;
     for why in [
         "agent far: it is in region two, and the source in one",
@@ -184,4 +185,42 @@ fn a_task_goes_to_the_agent_that_gets_into_its_servers() -> Result<()> {
     let way = &agent(&at, "b")?["ways"][0];
     ensure!(way["reached"] == true && way["round_trip_us"].as_u64() > Some(0), "{way}");
     fleet.completed()
+}
+
+#[test]
+fn a_shard_whose_agent_is_cut_off_goes_to_one_that_gets_through() -> Result<()> {
+    let authority = Authority::new("servers")?;
+    let shown = authority.server(&["127.0.0.1"])?;
+    let backlog = ["--repl-backlog-size", "64mb", "--repl-diskless-sync-delay", "0"];
+    let source = TlsServer::start("redis-7.0", &shown, &authority, false, &backlog)?;
+    let target = Server::start("redis-7.0", &[])?;
+    redis::cmd("SET").arg("a").arg(1).exec(&mut source.plain.connect()?)?;
+    let mut fleet = Fleet::start()?;
+    let at = fleet.address.clone();
+    // The same name of a file is another file for each of them.
+    let [here, there] = ["a", "b"].map(|name| fleet.home(name));
+    let (here, there) = (here?, there?);
+    for home in [&here, &there] {
+        std::fs::copy(&authority.file, home.join("ca.pem"))?;
+    }
+    let _agents = [fleet.agent_at("a", &here)?, fleet.agent_at("b", &there)?];
+    registered(&at, &["a", "b"])?;
+    let (from, to) = (source.url(), target.url());
+    let create =
+        ["task", "create", "--json", "--name", "n", "--source", &from, "--target", &to, "--source-tls-ca", "ca.pem"];
+    let id = serde_json::from_str::<Value>(well(&at, &create)?.lines().next().context("a task")?)?["id"].clone();
+    fleet.adopt(&id);
+    well(&at, &["fleet", "pin", id.as_str().context("an id")?, "a"])?;
+    fleet.call("StartTask")?;
+    fleet.follows("a")?;
+    well(&at, &["fleet", "unpin", id.as_str().context("an id")?])?;
+    let copies = source.plain.info("sync_full")?;
+    // From now on this host believes nobody; what is open goes on.
+    std::fs::write(here.join("ca.pem"), Authority::new("other")?.pem())?;
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").exec(&mut source.plain.connect()?)?;
+    fleet.follows("b")?;
+    redis::cmd("SET").arg("b").arg(2).exec(&mut source.plain.connect()?)?;
+    ensure!(source.plain.info("sync_full")? == copies, "it copied again");
+    fleet.completed()?;
+    assert_equal(&source.plain, &target)
 }

@@ -28,6 +28,12 @@ pub struct Authority {
     pub lifetime: Duration,
 }
 
+/// Since 1970.
+pub fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What an agent gets.
 #[derive(Clone, Debug)]
 pub struct Signed {
@@ -64,7 +70,8 @@ impl Authority {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         let text = |text: &str| text.try_into().map_err(|_| wrong("the agent's name is not ASCII".into()));
-        params.subject_alt_names = vec![SanType::DnsName(text(name)?), SanType::URI(text(AGENT)?)];
+        params.subject_alt_names =
+            vec![SanType::DnsName(text(name)?), SanType::URI(text(&format!("{AGENT}{}", millis(now)))?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;

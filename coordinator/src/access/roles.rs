@@ -122,7 +122,7 @@ pub fn method(path: &str) -> &str {
 /// What a call takes; `None`: it is not one of ours, and takes a certificate only.
 pub fn needed(path: &str) -> Option<Role> {
     let (service, method) = path.strip_prefix("/dts.v1.")?.split_once('/')?;
-    let admin = method.contains("Token") || method.contains("Audit");
+    let admin = method.contains("Token") || method.contains("Audit") || method.starts_with("Bar");
     let looks = LOOKS.iter().any(|verb| method.starts_with(verb));
     Some(match service {
         "FleetService" if admin => Role::Admin,

@@ -71,6 +71,9 @@ impl<S: Store> AgentService for Fleet<S> {
             return Err(Status::failed_precondition(message));
         }
         let (engine, ends) = engine(&self.seat)?;
+        if let Some(certificate) = &shown {
+            engine.check_barred(&register.agent_id, certificate.issued_ms).await.map_err(status)?;
+        }
         let desired = engine.register(&register).await.map_err(|error| match error.code {
             Code::InvalidRequest => Status::already_exists(error.message),
             _ => status(error),

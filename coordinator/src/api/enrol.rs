@@ -44,11 +44,13 @@ impl<S: Store> EnrolmentService for Enrolment<S> {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Enrolled>, Status> {
         let authority = self.authority()?;
         let certificate = request.extensions().get::<Caller>().and_then(|caller| caller.certificate.clone());
-        let name = certificate.filter(|certificate| certificate.agent).and_then(|agent| agent.names.first().cloned());
+        let known = certificate.filter(|certificate| certificate.agent);
+        let named = known.and_then(|agent| Some((agent.names.first()?.clone(), agent.issued_ms)));
         let refused =
             || Error::new(Code::PermissionDenied, "only what a coordinator has signed for an agent is renewed");
-        let name = name.ok_or_else(|| status(refused()))?;
+        let (name, issued_ms) = named.ok_or_else(|| status(refused()))?;
         audit::about(format!("agent {name}"));
+        engine(&self.seat)?.0.check_barred(&name, issued_ms).await.map_err(status)?;
         authority.sign(&name, &request.into_inner().request_pem).map(answer).map_err(status)
     }
 }

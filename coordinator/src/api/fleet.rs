@@ -3,9 +3,9 @@
 use dts_common::error::{Code, Error};
 use dts_proto::v1::fleet_service_server::FleetService;
 use dts_proto::v1::{
-    Agent, CordonAgentRequest, CreateTokenRequest, DrainAgentRequest, ListAgentsRequest, ListAgentsResponse,
-    ListAuditRequest, ListAuditResponse, ListTokensRequest, ListTokensResponse, PinShardRequest, RevokeTokenRequest,
-    RevokeTokenResponse, Task, Token, UncordonAgentRequest, UnpinShardRequest,
+    Agent, BarAgentRequest, CordonAgentRequest, CreateTokenRequest, DrainAgentRequest, ListAgentsRequest,
+    ListAgentsResponse, ListAuditRequest, ListAuditResponse, ListTokensRequest, ListTokensResponse, PinShardRequest,
+    RevokeTokenRequest, RevokeTokenResponse, Task, Token, UncordonAgentRequest, UnpinShardRequest,
 };
 use tonic::{Request, Response};
 
@@ -41,6 +41,10 @@ impl<S: Store> FleetService for Operator<S> {
 
     async fn uncordon_agent(&self, request: Request<UncordonAgentRequest>) -> Answer<Agent> {
         self.cordon(&request.into_inner().id, false, false).await
+    }
+
+    async fn bar_agent(&self, request: Request<BarAgentRequest>) -> Answer<Agent> {
+        engine(&self.seat)?.0.bar(&request.into_inner().id).await.map(Response::new).map_err(status)
     }
 
     async fn pin_shard(&self, request: Request<PinShardRequest>) -> Answer<Task> {

@@ -1,7 +1,7 @@
 //! Agents: their sessions, and what operators say about them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{Agent, DesiredState, Reach, Register, Report, Stays, Task, Way};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Engine, Held, World, answer, lost_race, not_found};
+use crate::access::authority::millis;
 use crate::audit;
 use crate::placement::Candidate;
 use crate::store::{Lease, Store, Transaction};
@@ -27,6 +28,9 @@ pub(super) struct Cordon {
     /// It shall lose those that it has.
     #[prost(bool, tag = "2")]
     pub(super) draining: bool,
+    /// Certificates older than this are refused, in milliseconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub(super) barred_ms: u64,
 }
 
 /// An agent that registered, or lived under the last leader.
@@ -139,6 +143,7 @@ impl<S: Store> Engine<S> {
             cordoned: cordon.cordoned,
             draining: cordon.draining,
             stays,
+            barred_at: (cordon.barred_ms > 0).then(|| (UNIX_EPOCH + Duration::from_millis(cordon.barred_ms)).into()),
             ..Agent::default()
         };
         if let Some(session) = world.agents.get(id) {
@@ -168,16 +173,47 @@ impl<S: Store> Engine<S> {
 
     /// Lets an agent get shards, keeps it from getting more, or takes those away that it has.
     pub async fn cordon(&self, id: &str, cordoned: bool, draining: bool) -> Result<Agent> {
+        self.say(id, |said| (said.cordoned, said.draining) = (cordoned, draining)).await
+    }
+
+    /// Makes the certificates that an agent has worthless. Others take its shards at once; the fence keeps it off the targets.
+    pub async fn bar(&self, id: &str) -> Result<Agent> {
+        self.say(id, |said| said.barred_ms = millis(SystemTime::now())).await?;
+        let mut world = self.world.lock().await;
+        if let Some(session) = world.agents.get_mut(id) {
+            // Its stream ends with the sender.
+            session.desired = watch::Sender::new(DesiredState::default());
+            session.connected = false;
+            session.seen = session.seen.checked_sub(self.lease_ttl).unwrap_or(session.seen);
+        }
+        self.reconcile(&mut world).await?;
+        Ok(self.agent(&world, id))
+    }
+
+    /// Refuses an agent whose certificate was made worthless.
+    pub async fn check_barred(&self, id: &str, issued_ms: u64) -> Result<()> {
+        let barred_ms = self.world.lock().await.cordons.get(id).map_or(0, |said| said.barred_ms);
+        if issued_ms > barred_ms {
+            return Ok(());
+        }
+        let message = format!(
+            "agent {id} was barred after its certificate was made: remove identity.pem from its state directory, and start it with a new token"
+        );
+        Err(Error::new(Code::PermissionDenied, message))
+    }
+
+    async fn say(&self, id: &str, change: impl FnOnce(&mut Cordon)) -> Result<Agent> {
         audit::about(format!("agent {id}"));
         let mut world = self.world.lock().await;
         if !world.agents.contains_key(id) && !world.cordons.contains_key(id) {
             return Err(no_such_agent(id));
         }
-        let said = Cordon { cordoned, draining };
+        let mut said = world.cordons.get(id).copied().unwrap_or_default();
+        change(&mut said);
         let value = (said != Cordon::default()).then(|| said.encode_to_vec());
         let writes = vec![(format!("{CORDON}{id}"), value)];
         self.store.commit(Transaction { writes, ..Transaction::default() }).await?.ok_or_else(lost_race)?;
-        tracing::info!(agent = id, cordoned, draining, "an operator says");
+        tracing::info!(agent = id, ?said, "an operator says");
         if said == Cordon::default() {
             world.cordons.remove(id);
         } else {
