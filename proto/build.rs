@@ -3,8 +3,14 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=dts");
-    let files =
-        ["dts/v1/task.proto", "dts/v1/fleet.proto", "dts/v1/enrol.proto", "dts/v1/agent.proto", "dts/v1/alarm.proto"];
+    let files = [
+        "dts/v1/task.proto",
+        "dts/v1/fleet.proto",
+        "dts/v1/enrol.proto",
+        "dts/v1/agent.proto",
+        "dts/v1/alarm.proto",
+        "dts/v1/check.proto",
+    ];
     let descriptors = protox::Compiler::new(["."])?
         .include_source_info(true)
         .include_imports(true)

@@ -139,7 +139,8 @@ async fn report(
     reports: &mpsc::Sender<AgentMessage>,
 ) -> std::result::Result<(), Status> {
     let free_disk_bytes = us.identity.free_disk();
-    let report = Report { shards: supervisor.report(), free_disk_bytes, reaches: us.prober.news(told) };
+    let (shards, checks) = (supervisor.report(), supervisor.checks());
+    let report = Report { shards, checks, free_disk_bytes, reaches: us.prober.news(told) };
     let message = AgentMessage { message: Some(agent_message::Message::Report(report)) };
     let sent = timeout(CONNECT_TIMEOUT, reports.send(message)).await;
     matches!(sent, Ok(Ok(()))).then_some(()).ok_or_else(|| Status::unavailable("the coordinator takes no reports"))

@@ -9,6 +9,7 @@
 pub mod app;
 pub mod apply;
 pub mod budget;
+pub mod check;
 pub mod client;
 pub mod compare;
 pub mod complete;

@@ -6,7 +6,7 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
@@ -59,6 +59,8 @@ pub struct Job {
     pub selection: Arc<Selection>,
     /// On a cluster: what cannot be done exactly is left out and counted.
     pub skip_cross_slot: bool,
+    /// Begin with a new copy, whatever the record says: the number of the copy that it is to replace, once it is known.
+    pub resync: Option<Arc<OnceLock<u64>>>,
     /// Its bounds; they may change.
     pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
@@ -255,6 +257,15 @@ impl Writer {
 async fn start(job: &Job, facts: &Facts, record: Option<Checkpoint>) -> Result<Start> {
     let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
     let (resume, dirty) = match record.phase {
+        // Once the new copy has begun, the record itself says that it has to be ended.
+        _ if job.resync.as_ref().is_some_and(|from| *from.get_or_init(|| record.copy) == record.copy) => {
+            if matches!(facts.destination, Destination::Routed(_)) {
+                let message =
+                    "a target that routes by itself cannot be copied to again: what is left there is not found";
+                return Err(Error::new(Code::TargetUnsupported, message));
+            }
+            (None, true)
+        }
         // Where a copy cannot be repeated nothing is there to be swept.
         Phase::Claimed | Phase::Copying | Phase::Taken => (None, !matches!(facts.destination, Destination::Routed(_))),
         Phase::Streaming { position, .. } if position.history.is_none() => (None, true),

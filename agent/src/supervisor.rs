@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tracing::info_span;
 
 use crate::budget::{Claim, divide};
+use crate::check::Checks;
 use crate::limits::Limits;
 use crate::pipeline::Job;
 use crate::secret::Secrets;
@@ -31,6 +32,7 @@ pub struct Supervisor {
     shards: HashMap<ShardId, (Epoch, Slot)>,
     /// What each would have alone.
     limits: HashMap<ShardId, Limits>,
+    checks: Checks,
     shown: Shown,
 }
 
@@ -57,7 +59,16 @@ impl Supervisor {
     /// No shards yet; `changed` is notified when one of them has something to report.
     pub fn new(state_dir: &Path, secrets: Secrets, budgets: Budgets, changed: Arc<Notify>) -> Self {
         let (state_dir, shards, limits) = (state_dir.to_owned(), HashMap::new(), HashMap::new());
-        Self { state_dir, secrets, budgets, changed, shards, limits, shown: Shown::default() }
+        Self {
+            state_dir,
+            secrets,
+            budgets,
+            changed,
+            shards,
+            limits,
+            checks: Checks::default(),
+            shown: Shown::default(),
+        }
     }
 
     /// Where its shards are to be seen.
@@ -87,6 +98,14 @@ impl Supervisor {
         *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = boards.collect();
         let stopped = old.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
+        let mut checks = std::mem::take(&mut self.checks);
+        let job = |id: &ShardId, order: &v1::CheckOrder| {
+            let assignment = order.assignment.clone().unwrap_or_default();
+            let (_, limits) = watch::channel(Limits::from(assignment.limits.unwrap_or_default()));
+            self.job(id, &assignment, limits)
+        };
+        checks.reconcile(desired.checks, job, &self.changed).await;
+        self.checks = checks;
     }
 
     /// Gives every shard its share of the budgets.
@@ -129,6 +148,7 @@ impl Supervisor {
             selection: Arc::new(Selection::new(assignment.filter.as_ref(), &assignment.db_map, assignment.on_flush)?),
             skip_cross_slot: assignment.cross_slot() == v1::CrossSlot::Skip,
             limits,
+            resync: assignment.resync.then(Arc::default),
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
             span,
         })
@@ -139,6 +159,11 @@ impl Supervisor {
         let spec = assignment.topology.clone().unwrap_or_default();
         let sentinels = spec.sentinels.iter().map(|sentinel| self.secrets.resolve(sentinel)).collect::<Result<_>>()?;
         Topology::new(&spec, siblings, sentinels)
+    }
+
+    /// What the checks found so far.
+    pub fn checks(&self) -> Vec<v1::CheckReport> {
+        self.checks.report()
     }
 
     /// What every shard shows.
@@ -156,6 +181,7 @@ impl Supervisor {
     pub async fn stop(self) {
         let stopped = self.shards.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
+        self.checks.stop().await;
     }
 }
 

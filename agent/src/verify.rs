@@ -80,15 +80,11 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         }
         Destination::Routed(_) => true,
     };
-    if let Some(db) = job.selection.highest_db().filter(|db| *db >= facts.target_databases) {
-        let message = format!("the map of databases leads to {db}, the target has {}", facts.target_databases);
-        return Err(Error::new(Code::TargetUnsupported, message));
-    }
+    map_fits(job, facts.target_databases)?;
     facts.warnings.extend(eviction(&mut to).await);
     if !facts.target.takes_all_of(&facts.source) {
         if !job.allow_downgrade {
-            let message = format!("the target ({}) is older than the source ({})", facts.target, facts.source);
-            return Err(Error::new(Code::Downgrade, message));
+            return Err(downgrade(&facts.source, &facts.target));
         }
         facts.warnings.extend(unknown_commands(&mut from, &mut to, &job.selection).await);
     }
@@ -96,6 +92,17 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         tracing::warn!(%shard, warning);
     }
     Ok(facts)
+}
+
+/// What the map of databases names is there.
+pub(crate) fn map_fits(job: &Job, databases: u32) -> Result<()> {
+    let Some(db) = job.selection.highest_db().filter(|db| *db >= databases) else { return Ok(()) };
+    let message = format!("the map of databases leads to {db}, the target has {databases}");
+    Err(Error::new(Code::TargetUnsupported, message))
+}
+
+pub(crate) fn downgrade(source: &ServerVersion, target: &ServerVersion) -> Error {
+    Error::new(Code::Downgrade, format!("the target ({target}) is older than the source ({source})"))
 }
 
 /// Where the sources are, as far as they move by a name; nodes of a cluster are found by what they own.
@@ -112,7 +119,7 @@ async fn now(topology: &Topology) -> Result<Vec<Endpoint>> {
 }
 
 /// Where the shard is read, and which keys are its own.
-async fn whose(job: &Job, destination: &Destination) -> Result<(Endpoint, Owner, Option<Proof>)> {
+pub(crate) async fn whose(job: &Job, destination: &Destination) -> Result<(Endpoint, Owner, Option<Proof>)> {
     let Job { source, shard, topology, .. } = job;
     let index = usize::try_from(shard.index).unwrap_or(usize::MAX);
     let without = || Error::new(Code::Internal, "a shard without a source");
@@ -165,20 +172,20 @@ fn unverified((side, endpoint): (&str, &Endpoint)) -> Option<String> {
     })
 }
 
-async fn version(client: &mut Client, side: Side) -> Result<ServerVersion> {
+pub(crate) async fn version(client: &mut Client, side: Side) -> Result<ServerVersion> {
     let info = client.info("server").await?;
     let no_version = || Error::new(side.refusal(""), "its INFO names no version that we can read");
     ServerVersion::from_info(|field| info.get(field)).ok_or_else(no_version)
 }
 
 /// `CONFIG` may be forbidden; 16 is every server's default.
-async fn databases(client: &mut Client) -> Result<u32> {
+pub(crate) async fn databases(client: &mut Client) -> Result<u32> {
     let reply = client.ask(&[b"CONFIG", b"GET", b"databases"]).await?;
     let BytesFrame::Array(fields) = reply else { return Ok(16) };
     Ok(fields.get(1).and_then(|value| value.as_str()).and_then(|text| text.parse().ok()).unwrap_or(16))
 }
 
-async fn are_two(from: &mut Client, source: &Endpoint, to: &mut Client, target: &Endpoint) -> Result<()> {
+pub(crate) async fn are_two(from: &mut Client, source: &Endpoint, to: &mut Client, target: &Endpoint) -> Result<()> {
     let same = |why: &str| Err(Error::new(Code::SameInstance, format!("{source} and {target} {why}")));
     let run_ids = (from.info("server").await?, to.info("server").await?);
     if run_ids.0.get("run_id").is_some() && run_ids.0.get("run_id") == run_ids.1.get("run_id") {
@@ -199,7 +206,7 @@ fn follows(replication: &Info, master: &Endpoint) -> bool {
         && replication.number("master_port") == Some(u64::from(master.port))
 }
 
-async fn is_master(to: &mut Client) -> Result<()> {
+pub(crate) async fn is_master(to: &mut Client) -> Result<()> {
     if to.info("replication").await?.get("role") == Some("slave") {
         return Err(Error::new(Code::TargetRole, "the target is a replica"));
     }
@@ -230,7 +237,7 @@ pub async fn destination(job: &Job) -> Result<Destination> {
 }
 
 /// A connection to the target, or to any node of it.
-async fn client(destination: &Destination) -> Result<Client> {
+pub(crate) async fn client(destination: &Destination) -> Result<Client> {
     let seeds = match destination {
         Destination::Standalone(target) | Destination::Routed(target) => {
             return Client::connect(target, Side::Target).await;
@@ -243,7 +250,7 @@ async fn client(destination: &Destination) -> Result<Client> {
 }
 
 /// Other databases have no place on a cluster, unless they are left out or become db 0.
-async fn has_one_database(from: &mut Client, selection: &Selection) -> Result<()> {
+pub(crate) async fn has_one_database(from: &mut Client, selection: &Selection) -> Result<()> {
     let keyspace = from.info("keyspace").await?;
     let leads_elsewhere = |name: &&str| {
         let db = name.strip_prefix("db").and_then(|number| number.parse().ok());
@@ -260,13 +267,19 @@ async fn has_one_database(from: &mut Client, selection: &Selection) -> Result<()
     Err(Error::new(Code::TargetUnsupported, message))
 }
 
-/// As [`is_ours_to_fill`], of a cluster.
-async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<bool> {
+/// Every slot has an owner.
+pub(crate) async fn is_whole(seeds: &[Endpoint]) -> Result<cluster::Topology> {
     let topology = cluster::Topology::find(seeds).await?;
     let missing = usize::from(SLOTS) - topology.owned();
     if missing > 0 {
         return Err(Error::new(Code::TargetBusy, format!("{missing} slots of the target cluster have no owner")));
     }
+    Ok(topology)
+}
+
+/// As [`is_ours_to_fill`], of a cluster.
+pub(crate) async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<bool> {
+    let topology = is_whole(seeds).await?;
     remember(&topology, &job.scratch);
     let shared = matches!(job.topology.kind, Kind::Cluster);
     let found = cluster::territory::found(&topology, &job.shard, job.topology.shards(), shared).await?;
@@ -284,7 +297,7 @@ async fn is_whole_and_ours(job: &Job, seeds: &[Endpoint]) -> Result<bool> {
 }
 
 /// Empty, or begun by any shard of this task: each of them saw it empty before the first of them wrote. False if this one has begun.
-async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Result<bool> {
+pub(crate) async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Result<bool> {
     for index in std::iter::once(shard.index).chain(0..shards) {
         let of = ShardId { task: shard.task.clone(), index };
         let record = to.call(&[b"GET", reserved_key(&of, "position").as_bytes()]).await?;
@@ -303,7 +316,7 @@ async fn is_ours_to_fill(to: &mut Client, shard: &ShardId, shards: u32) -> Resul
     Err(Error::new(Code::TargetNotEmpty, format!("the target is not empty ({})", found.join(", "))))
 }
 
-async fn eviction(to: &mut Client) -> Option<String> {
+pub(crate) async fn eviction(to: &mut Client) -> Option<String> {
     let memory = to.info("memory").await.ok()?;
     let policy = memory.get("maxmemory_policy").unwrap_or("noeviction");
     let may_evict = memory.number("maxmemory").unwrap_or(0) > 0 && policy != "noeviction";
@@ -312,7 +325,7 @@ async fn eviction(to: &mut Client) -> Option<String> {
 }
 
 /// Commands that the source has run, that write, and that the target neither knows nor gets rewritten.
-async fn unknown_commands(from: &mut Client, to: &mut Client, selection: &Selection) -> Option<String> {
+pub(crate) async fn unknown_commands(from: &mut Client, to: &mut Client, selection: &Selection) -> Option<String> {
     let used = from.info("commandstats").await.ok()?;
     let names: Vec<String> = used
         .fields()

@@ -3,9 +3,11 @@
 mod address;
 mod alarm;
 mod argv;
+mod check;
 mod enrol;
 mod event;
 mod fleet;
+mod life;
 mod migrate;
 mod place;
 mod selection;

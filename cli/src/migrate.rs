@@ -11,8 +11,9 @@ use dts_coordinator::app::State;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
-    CreateTaskRequest, Credential, Endpoint, Limits, ListTasksRequest, ResumeTaskRequest, StartTaskRequest, Task,
-    TaskAction, TaskSpec, TaskState, UpdateTaskRequest, WatchTaskRequest,
+    CheckItem, CheckRun, CreateTaskRequest, Credential, Endpoint, GetCheckRequest, Limits, ListTasksRequest,
+    ResumeTaskRequest, Severity, StartTaskRequest, Task, TaskAction, TaskSpec, TaskState, UpdateTaskRequest,
+    WatchTaskRequest,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -266,18 +267,41 @@ async fn follow(arguments: &Arguments, spec: &TaskSpec, address: SocketAddr, mut
     let begun = Instant::now();
     let (id, revision) = (task.id.clone(), 0);
     let asked = match task.state() {
-        TaskState::Created | TaskState::Failed => client.start_task(StartTaskRequest { id, revision }).await.map(drop),
-        TaskState::Paused => client.resume_task(ResumeTaskRequest { id, revision }).await.map(drop),
+        TaskState::Created
+        | TaskState::Configured
+        | TaskState::CheckFailed
+        | TaskState::CheckPassed
+        | TaskState::Scheduled
+        | TaskState::Failed => {
+            // Whoever types the command takes the warnings upon themselves: docs/task-life.md.
+            client.start_task(StartTaskRequest { id, revision, acknowledge_warnings: true }).await.map(drop)
+        }
+        TaskState::Paused | TaskState::NeedsDecision => {
+            client.resume_task(ResumeTaskRequest { id, revision }).await.map(drop)
+        }
         _ => Ok(()),
     };
     asked.map_err(|status| explain(&status))?;
     let watched = client.watch_task(WatchTaskRequest { id: task.id.clone() }).await;
     let mut changes = watched.map_err(|status| explain(&status))?.into_inner();
+    // The run of the check whose warnings were told.
+    let mut heard = 0;
     while let Some(task) = changes.message().await.map_err(|status| explain(&status))? {
         match task.state() {
             TaskState::Completed => return Ok(teller.completed(&task, begun.elapsed())),
-            TaskState::Failed | TaskState::Cancelled => return Ok(teller.failed(&task)),
-            _ => teller.progress(&task),
+            TaskState::Failed | TaskState::Cancelled | TaskState::CheckFailed | TaskState::NeedsDecision => {
+                return Ok(teller.failed(&task));
+            }
+            TaskState::CheckPassed if task.reason.is_some() => return Ok(teller.failed(&task)),
+            TaskState::Created | TaskState::Configured | TaskState::Checking => teller.progress(&task),
+            _ => {
+                if let Some(unheard) = task.check.as_ref().map(|check| check.run).filter(|run| *run != heard) {
+                    heard = unheard;
+                    let run = client.get_check(GetCheckRequest { id: task.id.clone(), number: heard }).await;
+                    teller.warnings(&run.map_err(|status| explain(&status))?.into_inner());
+                }
+                teller.progress(&task);
+            }
         }
     }
     bail!("the coordinator ended")
@@ -364,8 +388,8 @@ struct Teller {
     bar: Option<ProgressBar>,
     phase: String,
     reason: String,
-    /// How many warnings were told.
-    warned: usize,
+    /// The warnings that were told.
+    warned: Vec<String>,
     told: Instant,
 }
 
@@ -377,7 +401,14 @@ impl Teller {
             bar.enable_steady_tick(Duration::from_millis(250));
             style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
         });
-        Self { json: arguments.json, bar, phase: String::new(), reason: String::new(), warned: 0, told: Instant::now() }
+        Self {
+            json: arguments.json,
+            bar,
+            phase: String::new(),
+            reason: String::new(),
+            warned: Vec::new(),
+            told: Instant::now(),
+        }
     }
 
     fn tell(&self, event: &Value, line: impl FnOnce() -> String) {
@@ -398,10 +429,9 @@ impl Teller {
             self.tell(&event, || event::line(task));
         }
         let status = event::status(task);
-        for warning in status.warnings.iter().skip(self.warned) {
-            self.tell(&json!({"event": "warning", "message": warning}), || format!("warning: {warning}"));
+        for warning in &status.warnings {
+            self.warn(warning.clone());
         }
-        self.warned = self.warned.max(status.warnings.len());
         let reason = event::status(task).reason.or(task.reason.clone());
         let said = reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default();
         if said != self.reason {
@@ -419,6 +449,21 @@ impl Teller {
         } else if self.told.elapsed() >= PLAIN_EVERY {
             self.told = Instant::now();
             eprintln!("{}", event::line(task));
+        }
+    }
+
+    /// What the check warns of, which whoever started takes upon themselves.
+    fn warnings(&mut self, run: &CheckRun) {
+        let warns = |item: &&CheckItem| item.needs_acknowledgement && item.severity() == Severity::Warns;
+        for finding in run.items.iter().filter(warns).flat_map(|item| &item.findings) {
+            self.warn(finding.message.clone());
+        }
+    }
+
+    fn warn(&mut self, warning: String) {
+        if !self.warned.contains(&warning) {
+            self.tell(&json!({"event": "warning", "message": warning}), || format!("warning: {warning}"));
+            self.warned.push(warning);
         }
     }
 

@@ -25,7 +25,9 @@ use tracing::Instrument as _;
 
 use crate::address::Address;
 use crate::argv;
+use crate::check;
 use crate::event;
+use crate::life;
 use crate::place::Places;
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
@@ -74,8 +76,17 @@ enum Verb {
     Watch { id: Option<String> },
     /// Change bounds; what is not named stays.
     Limit(Limit),
-    /// Begin.
-    Start { id: Option<String> },
+    /// Begin; a task that was not checked is tested and checked first.
+    Start {
+        id: Option<String>,
+        /// Take all that the check warns of upon oneself.
+        #[arg(long)]
+        acknowledge: bool,
+    },
+    #[command(flatten)]
+    Check(check::Verb),
+    #[command(flatten)]
+    Life(life::Verb),
     /// Stop, keeping the position.
     Pause { id: Option<String> },
     /// Go on.
@@ -116,9 +127,12 @@ struct Create {
     /// A cluster as the target: leave commands over several slots that cannot be done exactly out.
     #[arg(long)]
     skip_cross_slot: bool,
-    /// Begin at once.
+    /// Begin at once, if the check that comes first passes.
     #[arg(long)]
     start: bool,
+    /// With --start: take all that the check warns of upon oneself.
+    #[arg(long, requires = "start")]
+    acknowledge: bool,
     #[command(flatten)]
     selecting: Selecting,
     #[command(flatten)]
@@ -276,12 +290,13 @@ async fn asked(arguments: Arguments) -> Result<()> {
     let revision = 0;
     let task = match verb {
         Verb::Create(create) => {
-            let start = create.start;
+            let (start, acknowledge_warnings) = (create.start, create.acknowledge);
             let spec = Some(spec(*create).await?);
             let request = CreateTaskRequest { spec, request_id: uuid::Uuid::new_v4().to_string() };
             let task = client.create_task(traced(request)).await.map_err(wrong)?.into_inner();
             if start {
-                client.start_task(traced(StartTaskRequest { id: task.id, revision })).await.map_err(wrong)?.into_inner()
+                let request = StartTaskRequest { id: task.id, revision, acknowledge_warnings };
+                client.start_task(traced(request)).await.map_err(wrong)?.into_inner()
             } else {
                 task
             }
@@ -315,10 +330,19 @@ async fn asked(arguments: Arguments) -> Result<()> {
             let id = only(&mut client, limit.id.clone()).await?;
             client.update_task(traced(limit.request(id))).await.map_err(wrong)?.into_inner()
         }
-        Verb::Start { id } => {
+        Verb::Start { id, acknowledge: acknowledge_warnings } => {
             let id = only(&mut client, id).await?;
-            client.start_task(traced(StartTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
+            let request = StartTaskRequest { id, revision, acknowledge_warnings };
+            client.start_task(traced(request)).await.map_err(wrong)?.into_inner()
         }
+        Verb::Check(verb) => match check::run(verb, &mut client, json).await? {
+            Some(task) => task,
+            None => return Ok(()),
+        },
+        Verb::Life(verb) => match life::run(verb, &mut client, json).await? {
+            Some(task) => task,
+            None => return Ok(()),
+        },
         Verb::Pause { id } => {
             let id = only(&mut client, id).await?;
             client.pause_task(traced(PauseTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
@@ -358,12 +382,12 @@ async fn all(client: &mut TaskServiceClient<Channel>) -> Result<Vec<Task>> {
     }
 }
 
-/// The id that was given, or that of the only task.
 pub(crate) fn cross_slot(skip: bool) -> CrossSlot {
     if skip { CrossSlot::Skip } else { CrossSlot::Stop }
 }
 
-async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Result<String> {
+/// The id that was given, or that of the only task.
+pub(crate) async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Result<String> {
     if let Some(id) = id {
         return Ok(id);
     }

@@ -65,6 +65,10 @@ table! {
     ActionNotAllowed, "ACTION_NOT_ALLOWED", User, false, "use one of the task's allowed_actions";
     /// The caller acted on an older revision.
     RevisionConflict, "REVISION_CONFLICT", User, false, "read the task again and repeat the request with its revision";
+    /// Another task that runs has one of the servers.
+    InstanceBusy, "INSTANCE_BUSY", User, false, "complete or cancel the other task first; sources may be read by several tasks if all of them say share_sources";
+    /// The check warns of something that nobody has taken upon themselves.
+    AcknowledgementNeeded, "ACKNOWLEDGEMENT_NEEDED", User, false, "look at the check (`dts task check --show`), then acknowledge its warnings (`dts task ack`) or mend what they name and check again";
     /// A password was named that cannot be read.
     SecretUnavailable, "SECRET_UNAVAILABLE", User, false, "make the named environment variable, file or secret readable for the agent";
 
@@ -159,6 +163,13 @@ table! {
     NoLeader, "NO_LEADER", Internal, true, "try again: another coordinator leads within seconds, if etcd has a quorum; running shards go on";
     /// A defect of ours.
     Internal, "INTERNAL", Internal, false, "report this, with the log";
+}
+
+impl Code {
+    /// What the source is, not whether it is there.
+    pub fn is_of_topology(self) -> bool {
+        matches!(self, Self::SourceTopology | Self::SourceResharded | Self::SourceStrays | Self::SourceFailedOver)
+    }
 }
 
 /// A row of the table with the particulars. `detail` may name a key of the user and therefore never goes to a log.

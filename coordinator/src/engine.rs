@@ -1,10 +1,14 @@
 //! Everything that changes a task goes through here, one change at a time: requests, reports, and the clock.
 
 mod assign;
+mod checking;
 mod fleet;
+mod life;
 mod probe;
 mod token;
 mod trail;
+#[cfg(test)]
+mod upgrade;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,13 +22,14 @@ use dts_proto::v1::{
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
 
 use self::assign::{Moves, Refused, no_agent};
 use self::fleet::{Cordon, Session};
 use crate::audit;
 use crate::secret::{Sealer, redact};
 use crate::store::{Lease, Store, Transaction, Versioned};
-use crate::task::{self, Observation, Step, Stored, actions, decide, requested, totals};
+use crate::task::{self, Observation, Seen, Step, Stored, actions, decide, requested, totals};
 
 /// Under it stand the instances of living agents, by name.
 const AGENT: &str = "agent/";
@@ -66,6 +71,10 @@ struct Held {
     /// What was asked last, and what assigned a shard, for who traces it.
     asked: String,
     traces: HashMap<u32, String>,
+    /// What agents report of the run that is going on.
+    seen: HashMap<(String, u32), Seen>,
+    /// The run counts as ended then, whoever is still silent.
+    deadline: Option<Instant>,
 }
 
 impl Held {
@@ -79,6 +88,8 @@ impl Held {
             refusals: BTreeMap::new(),
             asked: String::new(),
             traces: HashMap::new(),
+            seen: HashMap::new(),
+            deadline: None,
         }
     }
 
@@ -113,9 +124,9 @@ impl Held {
     /// Where the action leads, if the task is at this revision and its state allows it.
     fn allowed(&self, revision: u64, action: TaskAction) -> Result<TaskState> {
         self.at_revision(revision)?;
-        let Stored { releasing, ran, .. } = self.stored;
-        let state = self.task().state();
-        requested(state, releasing, ran, action).ok_or_else(|| {
+        let (past, state) = (self.stored.past(), self.task().state());
+        let releasing = past.releasing;
+        requested(state, past, action).ok_or_else(|| {
             let allowed: Vec<_> = actions(state, releasing).iter().map(|action| action.as_str_name()).collect();
             let (asked, state) = (action.as_str_name(), state.as_str_name());
             let message = format!("{asked} is not allowed in {state}; allowed: {}", allowed.join(", "));
@@ -177,7 +188,8 @@ impl<S: Store> Engine<S> {
             updated_at: now,
             ..Task::default()
         };
-        let stored = Stored { task: Some(task), request_id, ..Stored::default() };
+        let mut stored = Stored { task: Some(task), request_id, ..Stored::default() };
+        stored.note("created", None);
         let mut held = Held::new(stored, 0);
         let saved = self.save(&mut held).await;
         let task = answer(&held);
@@ -212,11 +224,10 @@ impl<S: Store> Engine<S> {
         let next = held.allowed(revision, action)?;
         if action == TaskAction::Delete {
             let key = format!("task/{id}");
-            let delete = Transaction {
-                compares: vec![(key.clone(), held.revision)],
-                writes: vec![(key, None)],
-                ..Transaction::default()
-            };
+            let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
+            writes.extend(held.stored.locks.iter().map(|lock| (lock.clone(), None)));
+            writes.push((key.clone(), None));
+            let delete = Transaction { compares: vec![(key, held.revision)], writes, ..Transaction::default() };
             held.unsure = true;
             self.store.commit(delete).await?.ok_or_else(lost_race)?;
             let gone = answer(held);
@@ -226,10 +237,7 @@ impl<S: Store> Engine<S> {
         }
         tracing::info!(task = id, action = action.as_str_name(), "asked");
         held.asked = traceparent();
-        if matches!(action, TaskAction::Start | TaskAction::Resume | TaskAction::Pause) {
-            // A new beginning is a new epoch.
-            held.task_mut().shards.iter_mut().for_each(|shard| shard.agent_id.clear());
-        }
+        life::prepare(held, action);
         self.enter(held, next).await?;
         self.reconcile(&mut world).await?;
         world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
@@ -240,11 +248,16 @@ impl<S: Store> Engine<S> {
         let mut world = self.world.lock().await;
         let held = self.settled(&mut world, id).await?;
         held.allowed(revision, TaskAction::Update)?;
-        let task = held.task_mut();
-        task::update(task.spec.get_or_insert_default(), from, paths)?;
-        task.generation += 1;
-        self.save(held).await?;
-        self.advance(held).await?;
+        if task::is_before_start(held.task().state()) {
+            self.edit(held, from, paths).await?;
+        } else {
+            let task = held.task_mut();
+            task::update(task.spec.get_or_insert_default(), from, paths)?;
+            task.generation += 1;
+            held.stored.note(format!("{} changed", paths.join(", ")), None);
+            self.save(held).await?;
+            self.advance(held).await?;
+        }
         self.reconcile(&mut world).await?;
         world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
     }
@@ -297,6 +310,7 @@ impl<S: Store> Engine<S> {
                 self.advance(held).await?;
             }
         }
+        self.take_checks(&mut world, agent_id, report.checks).await?;
         self.changed.send_modify(|count| *count += 1);
         self.reconcile(&mut world).await
     }
@@ -318,6 +332,8 @@ impl<S: Store> Engine<S> {
                 Err(error) => return Err(error),
             }
         }
+        self.start_due(&mut world).await?;
+        self.end_checks(&mut world).await?;
         self.reconcile(&mut world).await
     }
 
@@ -369,8 +385,8 @@ impl<S: Store> Engine<S> {
                 Some(found) => {
                     let stored = decode(&key, &found)?;
                     if let Some(held) = world.tasks.get_mut(id) {
-                        *held =
-                            Held { statuses: std::mem::take(&mut held.statuses), ..Held::new(stored, found.revision) };
+                        let (statuses, seen) = (std::mem::take(&mut held.statuses), std::mem::take(&mut held.seen));
+                        *held = Held { statuses, seen, ..Held::new(stored, found.revision) };
                     }
                 }
             }
@@ -388,11 +404,14 @@ impl<S: Store> Engine<S> {
                 |shard: &Shard| held.statuses.get(&shard.index).map_or(ShardPhase::Unspecified, ShardStatus::phase);
             let observation = Observation {
                 state: task.state(),
-                releasing: held.stored.releasing,
+                past: held.stored.past(),
+                lost: held.reason(ShardPhase::Failed).is_some_and(|reason| reason.code == Code::Fenced.as_str()),
+                held: held.stored.held,
                 mode: spec.mode(),
                 complete_when_caught_up: spec.complete_when_caught_up,
                 phases: task.shards.iter().map(phase).collect(),
             };
+            life::note_copies(held);
             match decide(&observation) {
                 None => return Ok(()),
                 Some(Step::Enter(state)) => self.enter(held, state).await?,
@@ -407,12 +426,17 @@ impl<S: Store> Engine<S> {
 
     async fn enter(&self, held: &mut Held, state: TaskState) -> Result<()> {
         let reason = match state {
-            TaskState::Failed => held.reason(ShardPhase::Failed),
+            TaskState::Failed | TaskState::NeedsDecision | TaskState::CheckFailed => held.reason(ShardPhase::Failed),
             TaskState::Interrupted => held.reason(ShardPhase::Retrying),
             _ => None,
         };
+        self.enter_for(held, state, reason).await
+    }
+
+    async fn enter_for(&self, held: &mut Held, state: TaskState, reason: Option<v1::Reason>) -> Result<()> {
         held.stored.ran |= state == TaskState::Preparing;
         held.stored.releasing &= state == TaskState::Completing;
+        held.stored.completing |= state == TaskState::Completing;
         let task = held.task_mut();
         tracing::info!(
             task = task.id,
@@ -421,19 +445,23 @@ impl<S: Store> Engine<S> {
             "task"
         );
         task.set_state(state);
-        task.reason = reason;
-        self.save(held).await
+        task.reason.clone_from(&reason);
+        held.stored.note(task::meaning(state), reason);
+        let locks = life::locks(held);
+        self.save_with(held, locks).await
     }
 
     async fn save(&self, held: &mut Held) -> Result<()> {
+        self.save_with(held, Transaction::default()).await
+    }
+
+    /// Together with other changes.
+    async fn save_with(&self, held: &mut Held, mut write: Transaction) -> Result<()> {
         let task = held.task_mut();
         task.updated_at = Some(SystemTime::now().into());
         let key = format!("task/{}", task.id);
-        let write = Transaction {
-            compares: vec![(key.clone(), held.revision)],
-            writes: vec![(key, Some(held.stored.encode_to_vec()))],
-            ..Transaction::default()
-        };
+        write.compares.push((key.clone(), held.revision));
+        write.writes.push((key, Some(held.stored.encode_to_vec())));
         match self.store.commit(write).await.and_then(|committed| committed.ok_or_else(lost_race)) {
             Ok(revision) => {
                 (held.revision, held.saved) = (revision, held.stored.clone());
@@ -465,6 +493,7 @@ fn answer(held: &Held) -> Task {
         actions(task.state(), held.stored.releasing).iter().map(|action| i32::from(*action)).collect();
     let streaming = |shard: &Shard| shard.status.as_ref().is_some_and(|status| status.phase() == ShardPhase::Streaming);
     task.ready_to_complete = task.state() == TaskState::IncrSync && task.shards.iter().all(streaming);
+    checking::show(held, &mut task);
     task
 }
 

@@ -13,6 +13,7 @@ mod enrol;
 mod filters;
 mod fleet;
 mod input;
+mod life;
 mod many_into_cluster;
 mod metrics;
 mod network;

@@ -137,7 +137,7 @@ fn a_shard_that_nobody_can_take_says_why_and_goes_to_who_can() -> Result<()> {
         ensure!(said.contains(why), "{said}");
     }
     let task = fleet.get()?;
-    ensure!(task["state"] == "TASK_STATE_VERIFYING" && task["reason"]["code"] == "NO_AGENT", "{task}");
+    ensure!(task["state"] == "TASK_STATE_CHECKING" && task["reason"]["code"] == "NO_AGENT", "{task}");
     let _near = fleet.agent_with("near", &["--label", "region=one", "--label", "network=vpn"])?;
     fleet.follows("near")?;
     ensure!(fleet.get()?["reason"].is_null(), "{}", fleet.get()?);

@@ -32,7 +32,7 @@ impl fmt::Display for Role {
 }
 
 /// Methods that begin so change nothing.
-const LOOKS: [&str; 3] = ["Get", "List", "Watch"];
+const LOOKS: [&str; 4] = ["Get", "List", "Watch", "Explain"];
 
 type Named = HashMap<String, Role>;
 

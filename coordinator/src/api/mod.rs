@@ -53,7 +53,7 @@ pub fn status(error: Error) -> Status {
     let grpc = match code {
         Code::InvalidRequest | Code::CrossRegion => GrpcCode::InvalidArgument,
         Code::TaskNotFound | Code::AgentNotFound | Code::AlarmPolicyNotFound => GrpcCode::NotFound,
-        Code::ActionNotAllowed => GrpcCode::FailedPrecondition,
+        Code::ActionNotAllowed | Code::InstanceBusy | Code::AcknowledgementNeeded => GrpcCode::FailedPrecondition,
         Code::PermissionDenied | Code::TokenRefused => GrpcCode::PermissionDenied,
         Code::Unauthenticated => GrpcCode::Unauthenticated,
         Code::RevisionConflict => GrpcCode::Aborted,

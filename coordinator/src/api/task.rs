@@ -1,15 +1,15 @@
 //! TaskService.
 
-use std::collections::HashSet;
 use std::pin::Pin;
 
-use dts_common::error::{Code, Error, Result};
-use dts_common::selection::Selection;
 use dts_proto::v1::task_service_server::TaskService;
 use dts_proto::v1::{
-    CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, DeleteTaskRequest, DeleteTaskResponse, Endpoint,
-    GetTaskRequest, ListTasksRequest, ListTasksResponse, Mode, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest,
-    Task, TaskAction, TaskSpec, UpdateTaskRequest, WatchTaskRequest,
+    AbortCompletionRequest, AcknowledgeRequest, CancelCheckRequest, CancelTaskRequest, CheckKind, CheckRun,
+    CloneTaskRequest, CompleteTaskRequest, CreateTaskRequest, DeleteTaskRequest, DeleteTaskResponse,
+    ExplainTaskRequest, Explanation, GetCheckRequest, GetTaskRequest, ListChecksRequest, ListChecksResponse,
+    ListTaskEventsRequest, ListTaskEventsResponse, ListTasksRequest, ListTasksResponse, PauseTaskRequest,
+    ResumeTaskRequest, ResyncTaskRequest, RetryTaskRequest, RunCheckRequest, ScheduleTaskRequest, StartTaskRequest,
+    Task, TaskAction, TestConnectivityRequest, UnscheduleTaskRequest, UpdateTaskRequest, WatchTaskRequest,
 };
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,14 +19,11 @@ use tonic::{Request, Response, Status};
 
 use super::{engine, no_leader, status};
 use crate::election::Seat;
-use crate::placement;
 use crate::store::Store;
-use crate::task::check_tls;
+use crate::task::check_spec;
 
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
-const LONGEST_NAME: usize = 128;
-const MOST_SHARDS: usize = 1024;
 
 /// Serves operators.
 pub struct Operator<S> {
@@ -36,7 +33,7 @@ pub struct Operator<S> {
     pub cancel: CancellationToken,
 }
 
-pub(super) type Answer<T> = std::result::Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 impl<S: Store> Operator<S> {
     async fn request(&self, id: &str, revision: u64, action: TaskAction) -> Answer<Task> {
@@ -46,12 +43,12 @@ impl<S: Store> Operator<S> {
 
 #[tonic::async_trait]
 impl<S: Store> TaskService for Operator<S> {
-    type WatchTaskStream = Pin<Box<dyn Stream<Item = std::result::Result<Task, Status>> + Send>>;
+    type WatchTaskStream = Pin<Box<dyn Stream<Item = Result<Task, Status>> + Send>>;
 
     async fn create_task(&self, request: Request<CreateTaskRequest>) -> Answer<Task> {
         let CreateTaskRequest { spec, request_id } = request.into_inner();
         let spec = spec.unwrap_or_default();
-        check(&spec, &request_id).map_err(status)?;
+        check_spec(&spec, &request_id).map_err(status)?;
         engine(&self.seat)?.0.create(spec, request_id).await.map(Response::new).map_err(status)
     }
 
@@ -107,8 +104,9 @@ impl<S: Store> TaskService for Operator<S> {
     }
 
     async fn start_task(&self, request: Request<StartTaskRequest>) -> Answer<Task> {
-        let StartTaskRequest { id, revision } = request.into_inner();
-        self.request(&id, revision, TaskAction::Start).await
+        let StartTaskRequest { id, revision, acknowledge_warnings } = request.into_inner();
+        let started = engine(&self.seat)?.0.start(&id, revision, acknowledge_warnings).await;
+        started.map(Response::new).map_err(status)
     }
 
     async fn pause_task(&self, request: Request<PauseTaskRequest>) -> Answer<Task> {
@@ -136,6 +134,76 @@ impl<S: Store> TaskService for Operator<S> {
         self.request(&id, revision, TaskAction::Delete).await?;
         Ok(Response::new(DeleteTaskResponse {}))
     }
+
+    async fn test_connectivity(&self, request: Request<TestConnectivityRequest>) -> Answer<CheckRun> {
+        let TestConnectivityRequest { id, revision } = request.into_inner();
+        let run = engine(&self.seat)?.0.begin_check(&id, revision, CheckKind::Test).await;
+        run.map(Response::new).map_err(status)
+    }
+
+    async fn run_check(&self, request: Request<RunCheckRequest>) -> Answer<CheckRun> {
+        let RunCheckRequest { id, revision } = request.into_inner();
+        let run = engine(&self.seat)?.0.begin_check(&id, revision, CheckKind::Check).await;
+        run.map(Response::new).map_err(status)
+    }
+
+    async fn cancel_check(&self, request: Request<CancelCheckRequest>) -> Answer<Task> {
+        let CancelCheckRequest { id, revision } = request.into_inner();
+        self.request(&id, revision, TaskAction::CancelCheck).await
+    }
+
+    async fn get_check(&self, request: Request<GetCheckRequest>) -> Answer<CheckRun> {
+        let GetCheckRequest { id, number } = request.into_inner();
+        engine(&self.seat)?.0.check_run(&id, number).await.map(Response::new).map_err(status)
+    }
+
+    async fn list_checks(&self, request: Request<ListChecksRequest>) -> Answer<ListChecksResponse> {
+        let runs = engine(&self.seat)?.0.check_runs(&request.into_inner().id).await.map_err(status)?;
+        Ok(Response::new(ListChecksResponse { runs }))
+    }
+
+    async fn acknowledge(&self, request: Request<AcknowledgeRequest>) -> Answer<Task> {
+        let request = request.into_inner();
+        engine(&self.seat)?.0.acknowledge(request).await.map(Response::new).map_err(status)
+    }
+
+    async fn schedule_task(&self, request: Request<ScheduleTaskRequest>) -> Answer<Task> {
+        let ScheduleTaskRequest { id, revision, start_at } = request.into_inner();
+        engine(&self.seat)?.0.schedule(&id, revision, &start_at).await.map(Response::new).map_err(status)
+    }
+
+    async fn unschedule_task(&self, request: Request<UnscheduleTaskRequest>) -> Answer<Task> {
+        let UnscheduleTaskRequest { id, revision } = request.into_inner();
+        self.request(&id, revision, TaskAction::Unschedule).await
+    }
+
+    async fn retry_task(&self, request: Request<RetryTaskRequest>) -> Answer<Task> {
+        let RetryTaskRequest { id, revision } = request.into_inner();
+        self.request(&id, revision, TaskAction::Retry).await
+    }
+
+    async fn resync_task(&self, request: Request<ResyncTaskRequest>) -> Answer<Task> {
+        let ResyncTaskRequest { id, revision } = request.into_inner();
+        self.request(&id, revision, TaskAction::Resync).await
+    }
+
+    async fn abort_completion(&self, request: Request<AbortCompletionRequest>) -> Answer<Task> {
+        let AbortCompletionRequest { id, revision } = request.into_inner();
+        self.request(&id, revision, TaskAction::Abort).await
+    }
+
+    async fn clone_task(&self, request: Request<CloneTaskRequest>) -> Answer<Task> {
+        let CloneTaskRequest { id, name, request_id } = request.into_inner();
+        engine(&self.seat)?.0.clone_task(&id, name, request_id).await.map(Response::new).map_err(status)
+    }
+
+    async fn explain_task(&self, request: Request<ExplainTaskRequest>) -> Answer<Explanation> {
+        engine(&self.seat)?.0.explain(&request.into_inner().id).await.map(Response::new).map_err(status)
+    }
+
+    async fn list_task_events(&self, request: Request<ListTaskEventsRequest>) -> Answer<ListTaskEventsResponse> {
+        engine(&self.seat)?.0.events(&request.into_inner().id).await.map(Response::new).map_err(status)
+    }
 }
 
 /// Leaves a page; true if there was more.
@@ -147,81 +215,4 @@ pub(super) fn cut<T>(items: &mut Vec<T>, page_size: u32) -> bool {
     let more = items.len() > size;
     items.truncate(size);
     more
-}
-
-fn check(spec: &TaskSpec, request_id: &str) -> Result<()> {
-    let wrong = |what: String| Err(Error::new(Code::InvalidRequest, what));
-    if spec.name.is_empty() || spec.name.len() > LONGEST_NAME {
-        return wrong(format!("spec.name has to have 1 to {LONGEST_NAME} bytes"));
-    }
-    if request_id.len() > LONGEST_NAME {
-        return wrong(format!("request_id may have at most {LONGEST_NAME} bytes"));
-    }
-    if spec.sources.is_empty() || spec.sources.len() > MOST_SHARDS {
-        return wrong(format!("spec.sources has {} entries; 1 to {MOST_SHARDS} are taken", spec.sources.len()));
-    }
-    let Some(target) = &spec.target else { return wrong("spec.target is missing".into()) };
-    let mut seen = HashSet::new();
-    let named = |(index, source)| (format!("spec.sources[{index}]"), source);
-    let sources = spec.sources.iter().enumerate().map(named);
-    for (field, Endpoint { host, port, tls, .. }) in sources.chain([("spec.target".to_owned(), target)]) {
-        if field != "spec.target" && !seen.insert((host, port)) {
-            return wrong(format!("{field}: {host}:{port} is listed twice"));
-        }
-        if host.is_empty() {
-            return wrong(format!("{field}.host is missing"));
-        }
-        if !(1..=65535).contains(port) {
-            return wrong(format!("{field}.port has to be 1 to 65535"));
-        }
-        if let Some(tls) = tls {
-            check_tls(&format!("{field}.tls"), tls)?;
-        }
-    }
-    if !matches!(Mode::try_from(spec.mode), Ok(Mode::Migrate | Mode::Sync)) {
-        return wrong("spec.mode has to be MODE_MIGRATE or MODE_SYNC".into());
-    }
-    placement::check(spec)?;
-    Selection::new(spec.filter.as_ref(), &spec.db_map, spec.on_flush).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use dts_proto::v1::Tls;
-
-    use super::*;
-
-    #[test]
-    fn a_wrong_field_is_named() {
-        let end = |host: &str, port| Endpoint { host: host.into(), port, ..Endpoint::default() };
-        let good = TaskSpec {
-            name: "n".into(),
-            sources: vec![end("a", 1)],
-            target: Some(end("b", 2)),
-            mode: Mode::Sync.into(),
-            ..TaskSpec::default()
-        };
-        check(&good, "").unwrap();
-        let with = |tls: Tls| Some(Endpoint { tls: Some(tls), ..end("b", 2) });
-        let skips = Tls { ca_file: "ca".into(), insecure_skip_verify: true, ..Tls::default() };
-        for (bad, field) in [
-            (TaskSpec { name: String::new(), ..good.clone() }, "spec.name"),
-            (TaskSpec { sources: vec![], ..good.clone() }, "spec.sources"),
-            (
-                TaskSpec { sources: vec![end("a", 1), end("a", 1)], ..good.clone() },
-                "spec.sources[1]: a:1 is listed twice",
-            ),
-            (TaskSpec { target: None, ..good.clone() }, "spec.target"),
-            (TaskSpec { target: Some(end("b", 70000)), ..good.clone() }, "spec.target.port"),
-            (TaskSpec { sources: vec![end("", 1)], ..good.clone() }, "spec.sources[0].host"),
-            (
-                TaskSpec { target: with(Tls { key_file: "k".into(), ..Tls::default() }), ..good.clone() },
-                "spec.target.tls: certificate_file",
-            ),
-            (TaskSpec { target: with(skips), ..good.clone() }, "spec.target.tls: insecure_skip_verify"),
-            (TaskSpec { mode: 0, ..good.clone() }, "spec.mode"),
-        ] {
-            assert!(check(&bad, "").unwrap_err().message.contains(field), "{field}");
-        }
-    }
 }

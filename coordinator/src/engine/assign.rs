@@ -70,8 +70,7 @@ impl Held {
 
     /// Its agents have something to do.
     fn is_wanted(&self) -> bool {
-        let state = self.stored.task.as_ref().map(Task::state).unwrap_or_default();
-        !self.unsure && directive(state, self.stored.releasing).is_some()
+        !self.unsure && self.needs_agents()
     }
 }
 
@@ -90,7 +89,7 @@ impl<S: Store> Engine<S> {
         self.tell(world, &candidates)
     }
 
-    fn candidate(&self, world: &World, id: &str, session: &Session) -> Candidate {
+    pub(super) fn candidate(&self, world: &World, id: &str, session: &Session) -> Candidate {
         let cordon = world.cordons.get(id).copied().unwrap_or_default();
         Candidate {
             connected: session.connected && self.alive(session),
@@ -119,7 +118,8 @@ impl<S: Store> Engine<S> {
                 }
                 ways(&mut wanted, task, agents);
                 let key = (id.clone(), shard.index);
-                if !runs && task.state() == TaskState::Verifying && unmeasured(&wanted, candidates) {
+                let begins = task.state() == TaskState::Verifying || held.running().is_some();
+                if !runs && begins && unmeasured(&wanted, candidates) {
                     let since = moves.waiting.get(&key).copied().unwrap_or_else(Instant::now);
                     waiting.insert(key, since);
                     if since.elapsed() < MEASURED_WITHIN {
@@ -214,6 +214,10 @@ impl<S: Store> Engine<S> {
             opened.push((held, spec));
         }
         world.desired_revision += 1;
+        let mut checks = BTreeMap::new();
+        for agent_id in world.agents.keys() {
+            checks.insert(agent_id.clone(), self.orders(world, agent_id)?);
+        }
         // Where there is no choice nothing has to be measured.
         let choice = candidates.iter().filter(|agent| agent.connected).count() > 1;
         for (agent_id, session) in &mut world.agents {
@@ -225,11 +229,13 @@ impl<S: Store> Engine<S> {
             let asked = candidate.filter(|_| choice).map(|agent| probes(agent, &opened)).unwrap_or_default();
             let probes: Vec<Probe> = asked.iter().map(|(probe, _)| probe.clone()).collect();
             session.asked = asked.into_iter().map(|(_, asked)| asked).collect();
+            let checks = checks.remove(agent_id).unwrap_or_default();
             let revision = world.desired_revision;
             session.desired.send_if_modified(|desired| {
-                let changed = desired.assignments != assignments || desired.probes != probes || desired.revision == 0;
+                let told = (&desired.assignments, &desired.probes, &desired.checks);
+                let changed = told != (&assignments, &probes, &checks) || desired.revision == 0;
                 if changed {
-                    *desired = DesiredState { revision, assignments, probes };
+                    *desired = DesiredState { revision, assignments, probes, checks };
                 }
                 changed
             });
@@ -303,24 +309,31 @@ fn assign_to(
     let theirs = |shard: &&Shard| shard.agent_id == agent_id && instance(shard) == Some(instance_id);
     let stays = |shard: &&Shard| !moves.leaving.contains_key(&(task.id.clone(), shard.index));
     for shard in task.shards.iter().filter(theirs).filter(stays) {
-        let source = usize::try_from(shard.index).ok().and_then(|index| spec.sources.get(index)).cloned();
-        out.push(Assignment {
-            task_id: task.id.clone(),
-            shard_index: shard.index,
-            epoch: shard.epoch,
-            source,
-            target: spec.target.clone(),
-            mode: spec.mode,
-            limits: spec.limits,
-            directive: directive.into(),
-            allow_downgrade: spec.allow_downgrade,
-            cross_slot: spec.cross_slot,
-            siblings: spec.sources.clone(),
-            topology: spec.topology.clone(),
-            filter: spec.filter.clone(),
-            db_map: spec.db_map.clone(),
-            on_flush: spec.on_flush,
-            traceparent: held.traces.get(&shard.index).cloned().unwrap_or_default(),
-        });
+        let assignment = Assignment { directive: directive.into(), ..assignment(&task.id, spec, shard) };
+        let traceparent = held.traces.get(&shard.index).cloned().unwrap_or_default();
+        let resync = held.stored.resync.contains(&shard.index);
+        out.push(Assignment { traceparent, resync, ..assignment });
+    }
+}
+
+/// A shard of this spec, whose secrets are open.
+pub(super) fn assignment(task_id: &str, spec: &TaskSpec, shard: &Shard) -> Assignment {
+    let source = usize::try_from(shard.index).ok().and_then(|index| spec.sources.get(index)).cloned();
+    Assignment {
+        task_id: task_id.to_owned(),
+        shard_index: shard.index,
+        epoch: shard.epoch,
+        source,
+        target: spec.target.clone(),
+        mode: spec.mode,
+        limits: spec.limits,
+        allow_downgrade: spec.allow_downgrade,
+        cross_slot: spec.cross_slot,
+        siblings: spec.sources.clone(),
+        topology: spec.topology.clone(),
+        filter: spec.filter.clone(),
+        db_map: spec.db_map.clone(),
+        on_flush: spec.on_flush,
+        ..Assignment::default()
     }
 }

@@ -1,16 +1,32 @@
 //! A task's life: its states as data, and what moves it from one to the next. Pure.
 
+mod check;
+mod explain;
+mod history;
+mod lock;
 mod pace;
+mod schedule;
+mod spec;
 mod tls;
 mod totals;
 mod transition;
 mod update;
 
+pub use check::{
+    Seen, acknowledge, collect, failure, forgotten as forgotten_runs, kept as kept_runs, run_key, runs, summary,
+    unacknowledged,
+};
+pub use explain::{explain, meaning};
+pub use lock::{conflict, keys as locks};
+pub use schedule::parse as parse_schedule;
+pub use spec::{check_complete, check_spec};
 pub use totals::totals;
-pub use transition::{Observation, Step, actions, decide, directive, requested};
+pub use transition::{
+    Observation, Past, Step, TABLE, actions, decide, directive, is_before_start, occupies, requested, unchecked,
+};
 
 pub use tls::check_tls;
-pub use update::update;
+pub use update::{edit, update};
 
 use dts_proto::v1;
 
@@ -32,4 +48,42 @@ pub struct Stored {
     /// Process that a shard was given to, by the shard's index; another process under the same name has to claim it anew.
     #[prost(map = "uint32, string", tag = "5")]
     pub instances: std::collections::HashMap<u32, String>,
+    /// The connectivity test has passed for these servers.
+    #[prost(bool, tag = "70")]
+    pub tested: bool,
+    /// The last run of a test or check, whatever its generation. Older ones are stored by themselves.
+    #[prost(message, optional, tag = "71")]
+    pub run: Option<v1::CheckRun>,
+    /// CHECKING: start if it passes.
+    #[prost(bool, tag = "72")]
+    pub start_when_passed: bool,
+    /// CHECKING, to start: whoever asked takes all warnings upon themselves.
+    #[prost(bool, tag = "73")]
+    pub acknowledge_all: bool,
+    /// Newest last.
+    #[prost(message, repeated, tag = "74")]
+    pub events: Vec<v1::TaskEvent>,
+    /// Events that are not kept any more.
+    #[prost(uint64, tag = "75")]
+    pub forgotten: u64,
+    /// Shards that are to begin with a new copy, and have not begun it yet.
+    #[prost(uint32, repeated, tag = "76")]
+    pub resync: Vec<u32>,
+    /// COMPLETING was entered and not aborted.
+    #[prost(bool, tag = "77")]
+    pub completing: bool,
+    /// A completion was aborted: the next one waits to be asked for.
+    #[prost(bool, tag = "78")]
+    pub held: bool,
+    /// Keys of the store that keep its servers for this task.
+    #[prost(string, repeated, tag = "79")]
+    pub locks: Vec<String>,
+}
+
+impl Stored {
+    /// What of it decides where an action leads.
+    pub fn past(&self) -> Past {
+        let Self { releasing, ran, completing, tested, .. } = *self;
+        Past { releasing, ran, completing, tested }
+    }
 }

@@ -2,7 +2,7 @@
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::selection::Selection;
-use dts_proto::v1::TaskSpec;
+use dts_proto::v1::{Endpoint, TaskSpec};
 
 use super::tls;
 
@@ -49,6 +49,43 @@ pub fn update(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<
     Ok(())
 }
 
+/// Takes the named fields of `from` over into the spec of a task that was not started: any, or all of them by `*`. A login that is
+/// given without its secret keeps the one that is held for the same server.
+pub fn edit(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<()> {
+    if paths.is_empty() {
+        return Err(Error::new(Code::InvalidRequest, "update_mask names no field"));
+    }
+    let held = spec.clone();
+    let mut changed = spec.clone();
+    for path in paths {
+        let from = from.clone();
+        match path.as_str() {
+            "*" => changed = from,
+            "name" => changed.name = from.name,
+            "sources" => changed.sources = from.sources,
+            "target" => changed.target = from.target,
+            "mode" => changed.mode = from.mode,
+            "filter" => changed.filter = from.filter,
+            "db_map" => changed.db_map = from.db_map,
+            "cross_slot" => changed.cross_slot = from.cross_slot,
+            "topology" => changed.topology = from.topology,
+            "share_sources" => changed.share_sources = from.share_sources,
+            _ => update(&mut changed, &from, std::slice::from_ref(path))?,
+        }
+    }
+    for end in changed.sources.iter_mut().chain(&mut changed.target) {
+        let same = |other: &&Endpoint| (&other.host, other.port) == (&end.host, end.port);
+        let Some(login) = &mut end.credential else { continue };
+        let before = held.sources.iter().chain(&held.target).find(same).and_then(|other| other.credential.clone());
+        if let Some(before) = before.filter(|before| login.password_set && before.username == login.username) {
+            login.secret = login.secret.take().or(before.secret);
+        }
+        login.password_set = false;
+    }
+    *spec = changed;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use dts_proto::v1::Limits;
@@ -76,5 +113,28 @@ mod tests {
         let mut spec = TaskSpec::default();
         assert!(update(&mut spec, &from, &["complete_when_caught_up".into(), "name".into()]).is_err());
         assert!(!spec.complete_when_caught_up, "a refused request changed a part");
+    }
+
+    #[test]
+    fn before_the_start_everything_may_change_and_a_password_that_is_not_given_stays() {
+        use dts_proto::v1::{Credential, credential::Secret};
+        let end = |port, secret: Option<&str>| Endpoint {
+            host: "h".into(),
+            port,
+            credential: Some(Credential {
+                secret: secret.map(|secret| Secret::Password(secret.into())),
+                password_set: secret.is_none(),
+                ..Credential::default()
+            }),
+            ..Endpoint::default()
+        };
+        let mut spec = TaskSpec { target: Some(end(1, Some("kept"))), name: "n".into(), ..TaskSpec::default() };
+        let from = TaskSpec { target: Some(end(1, None)), sources: vec![end(2, None)], ..TaskSpec::default() };
+        edit(&mut spec, &from, &["target".into(), "sources".into()]).unwrap();
+        let password = |end: &Endpoint| end.credential.as_ref().and_then(|login| login.secret.clone());
+        assert_eq!(password(spec.target.as_ref().unwrap()), Some(Secret::Password("kept".into())));
+        assert_eq!(password(&spec.sources[0]), None, "another server got the password");
+        assert_eq!(spec.name, "n");
+        assert!(edit(&mut spec, &from, &["nonsense".into()]).is_err());
     }
 }

@@ -1,0 +1,384 @@
+//! Runs of the connectivity test and of the check: ordered, collected, and what they do to the task.
+
+use std::time::{Duration, SystemTime};
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::{
+    AcknowledgeRequest, Acknowledgement, CheckKind, CheckOrder, CheckOutcome, CheckReport, CheckResult, CheckRun,
+    CheckState, Severity, Shard, Task, TaskAction, TaskState,
+};
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::assign::{assignment, describe};
+use super::fleet::Session;
+use super::{Engine, Held, World, answer, not_found};
+use crate::placement;
+use crate::store::{Store, Transaction};
+use crate::task::{self, Seen, Stored, directive, unchecked};
+
+/// Agents that try a shard without being the one to run it.
+const STANDBYS: usize = 3;
+/// An agent that says nothing for so long is not waited for.
+const SILENCE: Duration = Duration::from_secs(90);
+/// A start that checks first does not dwell on rates.
+const SAMPLE: Duration = Duration::from_millis(1000);
+const SHORT_SAMPLE: Duration = Duration::from_millis(100);
+const DEFAULT_WINDOW: u32 = 600;
+const LONGEST_NOTE: usize = 128;
+
+impl Held {
+    /// A run that is going on.
+    pub(super) fn running(&self) -> Option<&CheckRun> {
+        self.stored.run.as_ref().filter(|run| run.state() == CheckState::Running)
+    }
+
+    /// Its shards are to be at agents.
+    pub(super) fn needs_agents(&self) -> bool {
+        directive(self.task().state(), self.stored.releasing).is_some() || self.running().is_some()
+    }
+
+    /// The last run, if it is of what the task is now; one that is going on as far as it came.
+    fn run(&self) -> Option<CheckRun> {
+        let generation = self.task().generation;
+        let mut run = self.stored.run.clone().filter(|run| run.generation == generation)?;
+        if run.state() == CheckState::Running {
+            self.collect(&mut run, Vec::new(), &[]);
+        }
+        Some(run)
+    }
+
+    fn collect(&self, run: &mut CheckRun, own: Vec<CheckResult>, before: &[dts_proto::v1::CheckItem]) {
+        let mut seen: Vec<Seen> = self.seen.values().cloned().collect();
+        seen.sort_by_key(|seen| (seen.report.shard_index, seen.agent_id.clone()));
+        task::collect(run, &seen, own, before);
+    }
+
+    /// Gives its agents back; a run that is going on ends.
+    pub(super) fn end_run(&mut self, state: CheckState) {
+        self.seen.clear();
+        self.deadline = None;
+        (self.stored.start_when_passed, self.stored.acknowledge_all) = (false, false);
+        if let Some(run) = self.stored.run.as_mut().filter(|run| run.state() == CheckState::Running) {
+            run.set_state(state);
+            run.ended_at = Some(SystemTime::now().into());
+            self.task_mut().shards.iter_mut().for_each(|shard| shard.agent_id.clear());
+        }
+    }
+}
+
+/// What a task shows of its run.
+pub(super) fn show(held: &Held, task: &mut Task) {
+    let Some(run) = held.run() else { return };
+    // What is being waited for.
+    if task.state() == TaskState::Checking && task.reason.is_none() {
+        task.reason = task::failure(&run);
+    }
+    task.check = Some(task::summary(&run));
+}
+
+impl<S: Store> Engine<S> {
+    /// Begins a run.
+    pub async fn begin_check(&self, id: &str, revision: u64, kind: CheckKind) -> Result<CheckRun> {
+        let mut world = self.world.lock().await;
+        let somebody = world.agents.values().any(|session| session.connected && self.alive(session));
+        let held = self.settled(&mut world, id).await?;
+        let action = if kind == CheckKind::Test { TaskAction::Test } else { TaskAction::Check };
+        held.allowed(revision, action)?;
+        task::check_complete(&held.task().spec.unwrap_or_default())?;
+        if !somebody {
+            return Err(Error::new(Code::NoAgent, "no agent is connected that could look"));
+        }
+        self.begin(held, kind, false, false).await?;
+        self.reconcile(&mut world).await?;
+        world.tasks.get(id).and_then(Held::run).ok_or_else(|| not_found(id))
+    }
+
+    /// Begins a run, which ends one that is going on.
+    pub(super) async fn begin(
+        &self,
+        held: &mut Held,
+        kind: CheckKind,
+        start_when_passed: bool,
+        acknowledge_all: bool,
+    ) -> Result<()> {
+        held.end_run(CheckState::Cancelled);
+        let task = held.task();
+        let last = held.stored.run.take();
+        let run = CheckRun {
+            number: last.as_ref().map_or(0, |run| run.number) + 1,
+            kind: kind.into(),
+            state: CheckState::Running.into(),
+            generation: task.generation,
+            started_at: Some(SystemTime::now().into()),
+            // Acknowledgements outlive a second look at the same thing.
+            items: last
+                .iter()
+                .filter(|run| run.generation == task.generation)
+                .flat_map(|run| run.items.clone())
+                .collect(),
+            ..CheckRun::default()
+        };
+        (held.stored.run, held.stored.start_when_passed, held.stored.acknowledge_all) =
+            (Some(run), start_when_passed, acknowledge_all);
+        held.task_mut().shards.iter_mut().for_each(|shard| shard.agent_id.clear());
+        let archive = Transaction { writes: task::kept_runs(&task.id, last.as_ref()), ..Transaction::default() };
+        if kind == CheckKind::Check {
+            held.task_mut().set_state(TaskState::Checking);
+            held.task_mut().reason = None;
+            held.stored.note(task::meaning(TaskState::Checking), None);
+        } else {
+            held.stored.note("the connectivity test begins", None);
+        }
+        self.save_with(held, archive).await
+    }
+
+    /// What this agent shall look at.
+    pub(super) fn orders(&self, world: &World, agent_id: &str) -> Result<Vec<CheckOrder>> {
+        let mut out = Vec::new();
+        for held in world.tasks.values().filter(|held| !held.unsure) {
+            let Some(run) = held.running() else { continue };
+            let task = held.task();
+            let mut spec = task.spec.clone().unwrap_or_default();
+            self.sealer.unseal(&mut spec)?;
+            let starts = held.stored.start_when_passed;
+            let window = match spec.limits.unwrap_or_default().retry_window_seconds {
+                0 => DEFAULT_WINDOW,
+                window => window,
+            };
+            let sample = if starts { SHORT_SAMPLE } else { SAMPLE };
+            for shard in &task.shards {
+                let standby = self.standbys(world, &task, shard).iter().any(|id| id == agent_id);
+                if shard.agent_id != agent_id && !standby {
+                    continue;
+                }
+                out.push(CheckOrder {
+                    run: run.number,
+                    kind: if standby { CheckKind::Test.into() } else { run.kind },
+                    standby,
+                    assignment: Some(assignment(&task.id, &spec, shard)),
+                    patience_ms: if starts && !standby { window.saturating_mul(1000) } else { 0 },
+                    sample_ms: u32::try_from(sample.as_millis()).unwrap_or(u32::MAX),
+                });
+            }
+        }
+        Ok(out)
+    }
+
+    /// Agents that could take the shard over.
+    fn standbys(&self, world: &World, task: &Task, shard: &Shard) -> Vec<String> {
+        if shard.agent_id.is_empty() {
+            return Vec::new();
+        }
+        let wanted = describe(task, shard);
+        let could = |(id, session): (&String, &Session)| {
+            let agent = self.candidate(world, id, session);
+            let free = agent.connected && !agent.cordoned && !agent.draining && *id != shard.agent_id;
+            (free && placement::admits(&agent, &wanted)).then(|| id.clone())
+        };
+        world.agents.iter().filter_map(could).take(STANDBYS).collect()
+    }
+
+    /// What an agent found.
+    pub(super) async fn take_checks(&self, world: &mut World, agent_id: &str, reports: Vec<CheckReport>) -> Result<()> {
+        for report in reports {
+            let index = report.shard_index;
+            let Some(held) = world.tasks.get(&report.task_id) else { continue };
+            let task = held.task();
+            let Some(shard) = task.shards.iter().find(|shard| shard.index == index) else { continue };
+            if held.running().is_none_or(|run| run.number != report.run) {
+                continue;
+            }
+            let standby = shard.agent_id != agent_id;
+            if standby && !self.standbys(world, &task, shard).iter().any(|id| id == agent_id) {
+                continue;
+            }
+            let id = report.task_id.clone();
+            if let Some(held) = world.tasks.get_mut(&id) {
+                let agent_id = agent_id.to_owned();
+                held.seen.insert((agent_id.clone(), index), Seen { agent_id, standby, report });
+            }
+        }
+        self.end_checks(world).await
+    }
+
+    /// Ends every run that has all its findings, or waited long enough.
+    pub(super) async fn end_checks(&self, world: &mut World) -> Result<()> {
+        let running = world.tasks.iter().filter(|(_, held)| held.running().is_some() && !held.unsure);
+        let ids: Vec<String> = running.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            let complete = world.tasks.get(&id).is_some_and(|held| self.is_complete(world, held));
+            let Some(held) = world.tasks.get_mut(&id) else { continue };
+            // Who starts waits for an agent to come, as a start always did.
+            let waits = held.stored.start_when_passed;
+            let now = Instant::now();
+            let late = !waits && *held.deadline.get_or_insert(now + SILENCE) <= now;
+            if complete || late {
+                self.finish(world, &id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self, world: &World, held: &Held) -> bool {
+        let done =
+            |agent: &str, index: u32| held.seen.get(&(agent.to_owned(), index)).is_some_and(|seen| seen.report.done);
+        let task = held.task();
+        task.shards.iter().all(|shard| {
+            !shard.agent_id.is_empty()
+                && done(&shard.agent_id, shard.index)
+                && self.standbys(world, &task, shard).iter().all(|agent| done(agent, shard.index))
+        })
+    }
+
+    async fn finish(&self, world: &mut World, id: &str) -> Result<()> {
+        let Some(held) = world.tasks.get(id) else { return Ok(()) };
+        let Some(mut run) = held.running().cloned() else { return Ok(()) };
+        let before = std::mem::take(&mut run.items);
+        // Only those of the agents that hold the shards count.
+        run.set_state(CheckState::Passed);
+        let mut own = missing(held);
+        held.collect(&mut run, Vec::new(), &[]);
+        if run.kind() == CheckKind::Check {
+            let others = world.tasks.iter().filter(|(of, _)| *of != id).map(|(_, held)| &held.stored);
+            let stored = Stored { run: Some(run.clone()), ..held.stored.clone() };
+            own.push(alone(task::conflict(&stored, others)));
+        }
+        held.collect(&mut run, own, &before);
+        let failure = task::failure(&run);
+        run.set_state(if failure.is_some() { CheckState::Failed } else { CheckState::Passed });
+        run.ended_at = Some(SystemTime::now().into());
+        let (kind, passed) = (run.kind(), failure.is_none());
+        let (starts, all) = (held.stored.start_when_passed, held.stored.acknowledge_all);
+        let Some(held) = world.tasks.get_mut(id) else { return Ok(()) };
+        held.end_run(run.state());
+        held.stored.run = Some(run);
+        held.stored.tested |= passed;
+        let state = held.task().state();
+        let note = format!(
+            "run {} {}",
+            held.stored.run.as_ref().map_or(0, |run| run.number),
+            if passed { "passed" } else { "failed" }
+        );
+        held.stored.note(note, failure.clone());
+        let next = match (kind, passed) {
+            (CheckKind::Check, false) => TaskState::CheckFailed,
+            (CheckKind::Check, true) => TaskState::CheckPassed,
+            (_, true) if state == TaskState::Created => unchecked(true),
+            _ => state,
+        };
+        if next == state {
+            self.save(held).await?;
+        } else {
+            self.enter_for(held, next, failure).await?;
+        }
+        if next == TaskState::CheckPassed
+            && starts
+            && let Err(error) = self.go(world, id, all).await
+        {
+            let Some(held) = world.tasks.get_mut(id) else { return Ok(()) };
+            held.task_mut().reason = Some(super::life::reason(&error));
+            self.save(held).await?;
+        }
+        Ok(())
+    }
+
+    /// A run; 0 is the last one.
+    pub async fn check_run(&self, id: &str, number: u64) -> Result<CheckRun> {
+        let last = {
+            let world = self.world.lock().await;
+            let held = world.tasks.get(id).filter(|held| held.revision > 0).ok_or_else(|| not_found(id))?;
+            held.run().or_else(|| held.stored.run.clone())
+        };
+        let none = || Error::new(Code::InvalidRequest, format!("the task has no run {number}"));
+        let last = last.ok_or_else(none)?;
+        if number == 0 || number == last.number {
+            return Ok(last);
+        }
+        let key = task::run_key(id, number);
+        let found = self.store.get(&key).await?.ok_or_else(none)?;
+        CheckRun::decode(found.value.as_slice())
+            .map_err(|error| Error::new(Code::Internal, format!("what is stored at {key}: {error}")))
+    }
+
+    /// The runs that are kept, newest first, without items.
+    pub async fn check_runs(&self, id: &str) -> Result<Vec<CheckRun>> {
+        let last = match self.check_run(id, 0).await {
+            Err(error) if error.code == Code::InvalidRequest => return Ok(Vec::new()),
+            last => last?,
+        };
+        let mut runs = vec![last];
+        for (_, found) in self.store.list(&task::runs(id)).await?.into_iter().rev() {
+            runs.extend(CheckRun::decode(found.value.as_slice()).ok());
+        }
+        runs.iter_mut().for_each(|run| run.items.clear());
+        Ok(runs)
+    }
+
+    /// Takes warnings upon the caller.
+    pub async fn acknowledge(&self, request: AcknowledgeRequest) -> Result<Task> {
+        let AcknowledgeRequest { id, revision, items, by, reason } = request;
+        let too_long = [&by, &reason].iter().any(|text| text.len() > LONGEST_NOTE);
+        if too_long {
+            return Err(Error::new(Code::InvalidRequest, format!("by and reason have at most {LONGEST_NOTE} bytes")));
+        }
+        let mut world = self.world.lock().await;
+        let held = self.settled(&mut world, &id).await?;
+        held.allowed(revision, TaskAction::Acknowledge)?;
+        take_upon(held, &items, &by, &reason)?;
+        self.save(held).await?;
+        Ok(answer(held))
+    }
+}
+
+/// Acknowledges, and says so in the history.
+pub(super) fn take_upon(held: &mut Held, items: &[String], by: &str, reason: &str) -> Result<()> {
+    let note = Acknowledgement { by: by.to_owned(), reason: reason.to_owned(), at: Some(SystemTime::now().into()) };
+    let Some(run) = &mut held.stored.run else { return Ok(()) };
+    let taken = task::acknowledge(run, items, &note).map_err(|wrong| {
+        Error::new(Code::InvalidRequest, format!("the check has no item {wrong:?} that needs an acknowledgement"))
+    })?;
+    held.task_mut().reason = None;
+    if !taken.is_empty() {
+        held.stored.note(format!("{} acknowledged by {by:?}: {reason}", taken.join(", ")), None);
+    }
+    Ok(())
+}
+
+/// Shards whose agents never said that they were done.
+fn missing(held: &Held) -> Vec<CheckResult> {
+    let done =
+        |shard: &Shard| held.seen.get(&(shard.agent_id.clone(), shard.index)).is_some_and(|seen| seen.report.done);
+    let silent: Vec<String> =
+        held.task().shards.iter().filter(|shard| !done(shard)).map(|shard| shard.index.to_string()).collect();
+    if silent.is_empty() {
+        return Vec::new();
+    }
+    let code = Code::NoAgent;
+    vec![CheckResult {
+        id: "agent.answers".into(),
+        title: "an agent looked at every shard".into(),
+        severity: Severity::Blocks.into(),
+        outcome: CheckOutcome::Failed.into(),
+        code: code.as_str().into(),
+        message: format!("no agent has answered for shard {}", silent.join(", ")),
+        fix: code.fix().into(),
+        took_ms: 0,
+    }]
+}
+
+/// One task an instance.
+fn alone(conflict: Result<()>) -> CheckResult {
+    let error = conflict.err();
+    let outcome = if error.is_some() { CheckOutcome::Failed } else { CheckOutcome::Passed };
+    CheckResult {
+        id: "task.alone".into(),
+        title: "no other task that runs has one of the servers".into(),
+        severity: Severity::Blocks.into(),
+        outcome: outcome.into(),
+        code: error.as_ref().map(|error| error.code.as_str().to_owned()).unwrap_or_default(),
+        fix: error.as_ref().map(|error| error.code.fix().to_owned()).unwrap_or_default(),
+        message: error.map(|error| error.message).unwrap_or_default(),
+        took_ms: 0,
+    }
+}

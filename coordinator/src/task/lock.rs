@@ -1,0 +1,98 @@
+//! One running task a server: a second one would write over the first one's target, or burden its source twice.
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::{Endpoint, TaskSpec};
+
+use super::{Stored, occupies};
+
+/// Keys of the store that a task holds from its start to its end.
+pub fn keys(spec: &TaskSpec) -> Vec<String> {
+    let key = |side: &str, end: &Endpoint| format!("lock/{side}/{}:{}", end.host.to_lowercase(), end.port);
+    let sources = spec.sources.iter().filter(|_| !spec.share_sources).map(|source| key("source", source));
+    sources.chain(spec.target.iter().map(|target| key("target", target))).collect()
+}
+
+/// Fails if another task that runs has one of the task's servers, by address or by what the last checks saw of them.
+pub fn conflict<'a>(stored: &Stored, others: impl Iterator<Item = &'a Stored>) -> Result<()> {
+    let spec = |stored: &Stored| stored.task.clone().unwrap_or_default().spec.unwrap_or_default();
+    let (own, shares) = (spec(stored), spec(stored).share_sources);
+    let (wanted, [sources, targets]) = (keys(&own), identities(stored));
+    for other in others {
+        let task = other.task.clone().unwrap_or_default();
+        if !occupies(task.state(), other.ran) || stored.task.as_ref().is_some_and(|own| own.id == task.id) {
+            continue;
+        }
+        let taken = keys(&spec(other));
+        let by_address = wanted.iter().find(|key| taken.contains(key));
+        let [their_sources, their_targets] = identities(other);
+        let one_of = |ours: &[String], theirs: &[String]| ours.iter().any(|id| theirs.contains(id));
+        let what = match by_address {
+            Some(key) => key.trim_start_matches("lock/").replacen('/', " ", 1),
+            None if one_of(&targets, &their_targets) => "the target, under another address,".into(),
+            None if !shares && one_of(&sources, &their_sources) => "a source, under another address,".into(),
+            None => continue,
+        };
+        let message = format!("{what} is in use by task {} ({})", task.id, spec(other).name);
+        return Err(Error::new(Code::InstanceBusy, message));
+    }
+    Ok(())
+}
+
+/// Of sources and targets, as the last run saw them.
+fn identities(stored: &Stored) -> [Vec<String>; 2] {
+    let generation = stored.task.as_ref().map_or(0, |task| task.generation);
+    let run = stored.run.as_ref().filter(|run| run.generation == generation);
+    let figures = run.map(|run| run.figures.as_slice()).unwrap_or_default();
+    let known = |of: fn(&dts_proto::v1::Figures) -> &String| {
+        figures.iter().map(of).filter(|id| !id.is_empty()).cloned().collect()
+    };
+    [known(|figures| &figures.source_identity), known(|figures| &figures.target_identity)]
+}
+
+#[cfg(test)]
+mod tests {
+    use dts_proto::v1::{CheckRun, Figures, Task, TaskState};
+
+    use super::*;
+
+    fn task(id: &str, state: TaskState, source: u32, target: u32) -> Stored {
+        let end = |port| Endpoint { host: "h".into(), port, ..Endpoint::default() };
+        let spec = TaskSpec { sources: vec![end(source)], target: Some(end(target)), ..TaskSpec::default() };
+        let task = Task { id: id.into(), state: state.into(), spec: Some(spec), ..Task::default() };
+        Stored { task: Some(task), ..Stored::default() }
+    }
+
+    #[test]
+    fn a_server_is_one_running_tasks() {
+        let own = task("own", TaskState::CheckPassed, 1, 2);
+        let busy = |other: &Stored| conflict(&own, std::iter::once(other)).is_err();
+        assert!(busy(&task("x", TaskState::IncrSync, 1, 3)) && busy(&task("x", TaskState::Paused, 3, 2)));
+        assert!(!busy(&task("x", TaskState::CheckPassed, 1, 2)) && !busy(&task("x", TaskState::Completed, 1, 2)));
+        assert!(!busy(&task("x", TaskState::IncrSync, 2, 1)), "a target may be a source of another");
+        assert!(!busy(&task("own", TaskState::IncrSync, 1, 2)), "a task is in its own way");
+    }
+
+    #[test]
+    fn sources_may_be_shared_if_both_say_so_and_targets_never() {
+        let shared = |id: &str, state, target| {
+            let mut stored = task(id, state, 1, target);
+            stored.task.as_mut().unwrap().spec.as_mut().unwrap().share_sources = true;
+            stored
+        };
+        let own = shared("own", TaskState::CheckPassed, 2);
+        assert!(conflict(&own, [shared("x", TaskState::IncrSync, 3)].iter()).is_ok());
+        assert!(conflict(&own, [shared("x", TaskState::IncrSync, 2)].iter()).is_err());
+    }
+
+    #[test]
+    fn another_name_of_the_same_server_is_known_by_what_the_checks_saw() {
+        let with = |mut stored: Stored, identity: &str| {
+            let figures = Figures { target_identity: identity.into(), ..Figures::default() };
+            stored.run = Some(CheckRun { figures: vec![figures], ..CheckRun::default() });
+            stored
+        };
+        let own = with(task("own", TaskState::CheckPassed, 1, 2), "abc");
+        assert!(conflict(&own, [with(task("x", TaskState::IncrSync, 3, 4), "abc")].iter()).is_err());
+        assert!(conflict(&own, [with(task("x", TaskState::IncrSync, 3, 4), "def")].iter()).is_ok());
+    }
+}
