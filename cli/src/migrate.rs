@@ -114,7 +114,7 @@ pub(crate) async fn run(arguments: Arguments, secrets: argv::Secrets) -> u8 {
             return USAGE;
         }
     };
-    match migrate(&arguments, plan).await {
+    match Box::pin(migrate(&arguments, plan)).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("dts: {error:#}");

@@ -340,7 +340,7 @@ fn what_needs_somebody_says_so_and_a_lost_agent_is_told_once_for_all_its_tasks()
     let agent = fleet.agent("only")?;
     let receiver =
         json!({"name": "hook", "webhook": {"url": format!("http://127.0.0.1:{}/", hook.port), "secret": SECRET}});
-    let kinds = ["ALARM_KIND_FAILED", "ALARM_KIND_AGENT_LOST"];
+    let kinds = ["ALARM_KIND_NEEDS_DECISION", "ALARM_KIND_AGENT_LOST"];
     let triggers: Vec<Value> = kinds.iter().map(|kind| json!({"kind": kind})).collect();
     let policy = json!({"policy": {"name": "p", "triggers": triggers, "receivers": [receiver], "repeatSeconds": 60},
         "requestId": "once"});
@@ -351,10 +351,13 @@ fn what_needs_somebody_says_so_and_a_lost_agent_is_told_once_for_all_its_tasks()
     // The target takes nothing more: only a person can help.
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec(&mut target.connect()?)?;
     redis::cmd("SET").arg("k").arg("v".repeat(1000)).exec(&mut source.connect()?)?;
-    until("the task to fail", || Ok(fleet.call("TaskService/GetTask", &task)?["state"] == "TASK_STATE_FAILED"))?;
+    until(
+        "the task to stop",
+        || Ok(fleet.call("TaskService/GetTask", &task)?["state"] == "TASK_STATE_NEEDS_DECISION"),
+    )?;
     until("the alarm", || Ok(!hook.messages().is_empty()))?;
     let failed = hook.messages()[0].clone();
-    ensure!(failed["kind"] == "FAILED" && failed["need"] == "NEEDS_YOU", "{failed}");
+    ensure!(failed["kind"] == "NEEDS_DECISION" && failed["need"] == "NEEDS_YOU", "{failed}");
     ensure!(failed["title"].as_str().is_some_and(|title| title.starts_with("needs you: orders-eu")), "{failed}");
     ensure!(failed["reason"]["code"] == "TARGET_FULL", "{failed}");
 
@@ -376,6 +379,9 @@ fn what_needs_somebody_says_so_and_a_lost_agent_is_told_once_for_all_its_tasks()
     let first = fleet.call("AlarmService/ListAlarms", &json!({"pageSize": 1}))?;
     let second = fleet.call("AlarmService/ListAlarms", &json!({"pageSize": 1, "pageToken": first["nextPageToken"]}))?;
     ensure!(first["alarms"][0]["kind"] == "ALARM_KIND_AGENT_LOST", "{first}");
-    ensure!(second["alarms"][0]["kind"] == "ALARM_KIND_FAILED" && second["nextPageToken"].is_null(), "{second}");
+    ensure!(
+        second["alarms"][0]["kind"] == "ALARM_KIND_NEEDS_DECISION" && second["nextPageToken"].is_null(),
+        "{second}"
+    );
     Ok(())
 }

@@ -122,7 +122,7 @@ fn of_task(trigger: &AlarmTrigger, task: &Task) -> Option<(AlarmNeed, String)> {
         AlarmKind::Interrupted if task.state() == TaskState::Interrupted => {
             (AlarmNeed::WillRetry, format!("the task is interrupted and retries{code}"))
         }
-        AlarmKind::Failed if task.state() == TaskState::Failed => {
+        AlarmKind::Failed if matches!(task.state(), TaskState::Failed | TaskState::CheckFailed) => {
             (AlarmNeed::NeedsYou, format!("the task failed{code}"))
         }
         AlarmKind::NeedsDecision if state == "TASK_STATE_NEEDS_DECISION" => {
@@ -257,6 +257,9 @@ mod tests {
         for (kind, state, need) in [
             (AlarmKind::Interrupted, TaskState::Interrupted, Some(AlarmNeed::WillRetry)),
             (AlarmKind::Failed, TaskState::Failed, Some(AlarmNeed::NeedsYou)),
+            (AlarmKind::Failed, TaskState::CheckFailed, Some(AlarmNeed::NeedsYou)),
+            (AlarmKind::Failed, TaskState::NeedsDecision, None),
+            (AlarmKind::NeedsDecision, TaskState::NeedsDecision, Some(AlarmNeed::NeedsYou)),
             (AlarmKind::Failed, TaskState::Interrupted, None),
             (AlarmKind::Interrupted, TaskState::IncrSync, None),
         ] {
