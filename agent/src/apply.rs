@@ -319,8 +319,16 @@ impl Driver {
         self.outlet.begin_copy(self.copy).await?;
         let fingerprinter = self.dirty.then(Fingerprinter::new);
         let context = &self.context;
-        let encoder = SnapshotEncoder::new(context.dialect, context.selection.clone(), fingerprinter.clone())
+        // Other sources' functions are theirs.
+        let forgets = self.dirty
+            && context.owner == Owner::Everything
+            && !context.selection.excludes_command(b"FUNCTION")
+            && sweep::has_functions(&context.destination).await;
+        let mut encoder = SnapshotEncoder::new(context.dialect, context.selection.clone(), fingerprinter.clone())
             .owned_by(context.owner.clone());
+        if forgets {
+            encoder.forget_functions();
+        }
         let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(context.scratch.join("keys")), fingerprinter));
         self.dirty = true;
         self.marker = None;

@@ -46,6 +46,9 @@ fn a_continued_stream_needs_no_second_copy_and_a_lost_one_leaves_no_stale_key() 
     for i in 0..1000 {
         redis::cmd("SET").arg(format!("k{i}")).arg(i).exec(&mut connection)?;
     }
+    let library =
+        |name: &str| format!("#!lua name={name}\nredis.register_function('f', function(keys) return '{name}' end)");
+    redis::cmd("FUNCTION").arg("LOAD").arg(library("old")).exec(&mut connection)?;
     let dts = Dts::migrate(&source.url(), &target.url(), &state, &[])?;
     dts.wait_for_phase("INCR_SYNC")?;
     dts.kill()?;
@@ -57,6 +60,9 @@ fn a_continued_stream_needs_no_second_copy_and_a_lost_one_leaves_no_stale_key() 
     for i in 0..500 {
         redis::cmd("DEL").arg(format!("k{i}")).exec(&mut connection)?;
     }
+    // The same function, in another library: the one that is gone stands in its way.
+    redis::cmd("FUNCTION").arg("DELETE").arg("old").exec(&mut connection)?;
+    redis::cmd("FUNCTION").arg("LOAD").arg(library("new")).exec(&mut connection)?;
     redis::cmd("SET").arg("overrun").arg("x".repeat(100_000)).exec(&mut connection)?;
     redis::cmd("DEL").arg("overrun").exec(&mut connection)?;
     redis::cmd("SET").arg("overrun").arg("y".repeat(100_000)).exec(&mut connection)?;
@@ -67,5 +73,7 @@ fn a_continued_stream_needs_no_second_copy_and_a_lost_one_leaves_no_stale_key() 
     dts.kill()?;
     let kept: usize = redis::cmd("EXISTS").arg("k0").arg("k499").arg("k500").query(&mut target.connect()?)?;
     ensure!(kept == 1, "{kept}");
+    let called: String = redis::cmd("FCALL").arg("f").arg(0).query(&mut target.connect()?)?;
+    ensure!(called == "new", "{called}");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use dts_tests::dts::{Dts, binary};
 use dts_tests::load::{Load, fill};
 use dts_tests::oracle::assert_equal;
@@ -41,6 +41,34 @@ fn a_slow_target_fills_the_spool_and_not_the_source() -> Result<()> {
     proxy.weather.upload.store(0, Ordering::Relaxed);
     complete(&state)?;
     ensure!(dts.end()?.0 == Some(0));
+    assert_equal(&source, &target)
+}
+
+#[test]
+fn a_target_that_stands_still_costs_the_source_no_memory() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0"])?;
+    let target = Server::start("redis-7.0", &[])?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &target.url(), &state, &["--spool-memory", "4MiB"])?;
+    dts.wait_for("a stream", |event| event["ready_to_complete"] == true)?;
+    target.freeze(true)?;
+    let still = Duration::from_secs(if std::env::var_os("DTS_LONG").is_some() { 60 } else { 6 });
+    let (mut connection, value, begun, mut most, mut i) = (source.connect()?, "v".repeat(10_000), Instant::now(), 0, 0);
+    while begun.elapsed() < still {
+        redis::cmd("SET").arg(format!("k{}", i % 5000)).arg(&value).exec(&mut connection)?;
+        std::thread::sleep(Duration::from_millis(1));
+        i += 1;
+        if i % 100 == 0 {
+            let clients: String = redis::cmd("CLIENT").arg("LIST").arg("TYPE").arg("replica").query(&mut connection)?;
+            let held = clients.split(' ').find_map(|field| field.strip_prefix("omem=")?.parse::<u64>().ok());
+            most = most.max(held.context("no replica")?);
+        }
+    }
+    ensure!(most < 8 << 20, "the source held {most} bytes for its replica");
+    target.freeze(false)?;
+    complete(&state)?;
+    ensure!(dts.end()?.0 == Some(0));
+    ensure!(source.info("sync_full")? == "1", "it copied again");
     assert_equal(&source, &target)
 }
 

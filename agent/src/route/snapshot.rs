@@ -123,6 +123,11 @@ impl SnapshotEncoder {
         self
     }
 
+    /// What functions the target has is forgotten first: a copy before this one may have left some that the source has no more.
+    pub fn forget_functions(&mut self) {
+        self.writer.out.command(&[b"FUNCTION", b"FLUSH"]);
+    }
+
     /// Takes bytes of the payload.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         self.decoder.feed(bytes, &mut self.writer)?;

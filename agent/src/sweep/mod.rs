@@ -3,8 +3,10 @@
 //! The snapshot's keys are kept as fingerprints, 16 bytes each (on disk, if they are many), while the copy runs; then the target is scanned once, and
 //! every key of it that is not among them is deleted.
 
+mod functions;
 mod index;
 
+pub use functions::has_functions;
 pub use index::KeyIndex;
 
 use std::sync::Arc;
