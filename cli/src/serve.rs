@@ -101,6 +101,9 @@ pub(crate) struct CoordinatorArguments {
     agent_cert_ttl: Duration,
     #[command(flatten)]
     metrics: MetricsArguments,
+    /// Only say whether these options fit each other.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Where metrics are to be had.
@@ -174,9 +177,15 @@ pub(crate) struct AgentArguments {
     tls: CoordinatorTls,
     #[command(flatten)]
     metrics: MetricsArguments,
+    /// Only say whether these options fit each other.
+    #[arg(long)]
+    check: bool,
 }
 
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
+    if arguments.check {
+        return Ok(());
+    }
     let mut config = dts_coordinator::app::Config::new(arguments.listen, arguments.state()?);
     config.lease_ttl = arguments.agent_ttl;
     config.metrics = arguments.metrics.begin()?;
@@ -187,6 +196,9 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
 }
 
 pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {
+    if arguments.check {
+        return arguments.profile.profile().map(drop);
+    }
     let mut secrets = Secrets::default();
     for secret in &arguments.secrets {
         let (name, value) = read_secret(secret)?;

@@ -85,14 +85,14 @@ fn run(plan: &Plan, net: Net) -> Result<()> {
             None if number <= kinds.len() && plan.faults >= kinds.len() => kinds[number - 1],
             None => kinds[random.random_range(0..kinds.len())],
         };
-        let load = world.load()?;
+        let load = world.load().context("the traffic's beginning")?;
         load.pass(100);
         let begun = Instant::now();
         drawn.strike(&mut world, &mut random, &load).with_context(|| format!("fault {number}, {}", drawn.name()))?;
         load.pass(50);
         world.until_streaming(drawn.name())?;
         let seconds = begun.elapsed().as_secs_f64();
-        load.stop()?;
+        load.stop().context("the traffic")?;
         judge::equal_at_rest(&mut world, drawn.name())?;
         println!("fault {number}: {}, streaming again after {seconds:.1} s, equal", drawn.name());
         times.push((drawn, seconds));

@@ -241,19 +241,19 @@ fn a_third_party_client_administers_separate_coordinator_and_agents_through_fail
 }
 
 #[test]
-fn the_shipped_units_start_coordinator_and_agent() -> Result<()> {
+fn the_options_of_the_all_in_one_example_start_coordinator_and_agent() -> Result<()> {
     let (dir, _) = state()?;
     let port = free_port();
     let mut roles = Vec::new();
-    for unit in ["dts-coordinator", "dts-agent"] {
-        let text = std::fs::read_to_string(root().join("deploy").join(unit).with_extension("service"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/dts "));
-        let line = line.with_context(|| format!("{unit} starts nothing"))?.replace("%H", "here");
+    for name in ["coordinator", "agent"] {
+        let text = std::fs::read_to_string(root().join("deploy/examples/all-in-one").join(name).with_extension("env"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("DTS_OPTIONS="));
+        let line = line.with_context(|| format!("{name} has no options"))?;
         let line = line.replace("/var/lib", &dir.path().display().to_string()).replace("7711", &port.to_string());
-        roles.push(role(&line.split(' ').collect::<Vec<_>>())?);
+        roles.push(role(&std::iter::once(name).chain(line.split(' ')).collect::<Vec<_>>())?);
     }
     until("the agent to register", || {
         let agents = grpcurl(&format!("127.0.0.1:{port}"), &["dts.v1.FleetService/ListAgents"]);
-        Ok(agents.is_ok_and(|agents| agents.contains("\"here\"") && agents.contains("\"alive\": true")))
+        Ok(agents.is_ok_and(|agents| agents.contains("\"local\"") && agents.contains("\"alive\": true")))
     })
 }

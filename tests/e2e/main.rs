@@ -8,6 +8,7 @@ mod command_table;
 mod control;
 mod copy;
 mod crash;
+mod deploy;
 mod discover;
 mod enrol;
 mod filters;
