@@ -77,8 +77,10 @@ fn the_arguments_of_the_manifests_fit() -> Result<()> {
         }
         let (role, options) = arguments.split_first().context("no container")?;
         // What the kubelet puts in.
-        let options: Vec<String> =
-            options.iter().map(|word| word.replace("$(POD_IP)", "10.1.2.3").replace("$(POD_NAME)", "dts-agent-0")).collect();
+        let options: Vec<String> = options
+            .iter()
+            .map(|word| word.replace("$(POD_IP)", "10.1.2.3").replace("$(POD_NAME)", "dts-agent-0"))
+            .collect();
         fits(role, &options.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     Ok(())

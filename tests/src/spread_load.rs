@@ -25,12 +25,20 @@ pub struct SpreadLoad {
 impl SpreadLoad {
     /// Begins; with `effects` also what a cluster can only do by its effect.
     pub fn start(server: &Server, effects: bool) -> Result<Self> {
-        let mut connection = server.connect()?;
+        let (client, mut connection) = (redis::Client::open(server.url())?, server.connect()?);
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), rounds.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                round(&mut connection, effects, counted.fetch_add(1, Ordering::Relaxed))?;
+                if let Err(error) = round(&mut connection, effects, counted.fetch_add(1, Ordering::Relaxed)) {
+                    // A machine that is stopped and goes on interrupts what waits; the source alone says what was done.
+                    let interrupted = error.downcast_ref().is_some_and(redis::RedisError::is_io_error)
+                        && error.to_string().contains("Interrupted");
+                    if !interrupted {
+                        return Err(error);
+                    }
+                    connection = client.get_connection()?;
+                }
                 std::thread::sleep(PACE);
             }
             Ok(())
