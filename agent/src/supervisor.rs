@@ -14,6 +14,7 @@ use tracing::info_span;
 
 use crate::budget::{Claim, divide};
 use crate::check::Checks;
+use crate::compare::Ordered;
 use crate::limits::Limits;
 use crate::pipeline::Job;
 use crate::secret::Secrets;
@@ -33,6 +34,8 @@ pub struct Supervisor {
     /// What each would have alone.
     limits: HashMap<ShardId, Limits>,
     checks: Checks,
+    /// Comparisons that were ordered, under the epoch of their shard.
+    runs: HashMap<ShardId, (Epoch, Ordered)>,
     shown: Shown,
 }
 
@@ -67,6 +70,7 @@ impl Supervisor {
             shards,
             limits,
             checks: Checks::default(),
+            runs: HashMap::new(),
             shown: Shown::default(),
         }
     }
@@ -80,6 +84,7 @@ impl Supervisor {
     pub async fn reconcile(&mut self, desired: DesiredState) {
         let mut old = std::mem::take(&mut self.shards);
         self.limits.clear();
+        let orders = desired.assignments.clone();
         for assignment in desired.assignments {
             let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
             let epoch = Epoch(assignment.epoch);
@@ -106,6 +111,31 @@ impl Supervisor {
         };
         checks.reconcile(desired.checks, job, &self.changed).await;
         self.checks = checks;
+        self.compare(&orders).await;
+    }
+
+    /// Makes the comparisons that go on those that are ordered.
+    async fn compare(&mut self, orders: &[Assignment]) {
+        let mut old = std::mem::take(&mut self.runs);
+        for assignment in orders {
+            let Some(order) = assignment.verify else { continue };
+            let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
+            let epoch = Epoch(assignment.epoch);
+            if let Some((held, run)) = old.remove(&id) {
+                if held == epoch && run.number == order.number {
+                    self.runs.insert(id, (held, run));
+                    continue;
+                }
+                run.stop().await;
+            }
+            let (_, limits) = watch::channel(Limits::from(assignment.limits.unwrap_or_default()));
+            // What cannot be made a job of has failed as a shard already.
+            if let (Ok(job), Some((_, slot))) = (self.job(&id, assignment, limits), self.shards.get(&id)) {
+                let run = Ordered::start(order, job, slot.board().clone(), self.changed.clone());
+                self.runs.insert(id, (epoch, run));
+            }
+        }
+        futures_util::future::join_all(old.into_values().map(|(_, run)| run.stop())).await;
     }
 
     /// Gives every shard its share of the budgets.
@@ -173,12 +203,14 @@ impl Supervisor {
             shard_index: id.index,
             epoch: epoch.0,
             status: Some(slot.board().read()),
+            verify: self.runs.get(id).filter(|(of, _)| of == epoch).map(|(_, run)| run.report()),
         };
         self.shards.iter().map(report).collect()
     }
 
     /// Ends every shard; the positions are on the targets.
     pub async fn stop(self) {
+        futures_util::future::join_all(self.runs.into_values().map(|(_, run)| run.stop())).await;
         let stopped = self.shards.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
         self.checks.stop().await;

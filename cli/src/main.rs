@@ -17,6 +17,7 @@ mod sources;
 mod target;
 mod task;
 mod tls;
+mod verification;
 mod verify;
 
 use std::process::ExitCode;
@@ -136,7 +137,7 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         Command::Migrate(arguments) => Box::pin(migrate::run(*arguments, secrets)).await,
         Command::Verify(arguments) => Box::pin(verify::run(*arguments, secrets)).await,
         Command::Discover(arguments) => ended(sources::run(arguments, secrets).await),
-        Command::Task(arguments) => ended(task::run(arguments).await),
+        Command::Task(arguments) => coded(task::run(arguments).await),
         Command::Agents(coordinator) => ended(fleet::agents(coordinator).await),
         Command::Fleet(arguments) => ended(fleet::run(arguments).await),
         Command::Alarm(arguments) => ended(Box::pin(alarm::run(*arguments)).await),
@@ -148,8 +149,12 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
 }
 
 fn ended(result: anyhow::Result<()>) -> u8 {
+    coded(result.map(|()| COMPLETED))
+}
+
+fn coded(result: anyhow::Result<u8>) -> u8 {
     match result {
-        Ok(()) => COMPLETED,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("dts: {error:#}");
             FAILED

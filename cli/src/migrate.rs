@@ -30,6 +30,7 @@ use crate::sources::{self, Sources};
 use crate::target::TargetKind;
 use crate::task::{Mode, cross_slot, explain};
 use crate::tls::{self, TlsArguments};
+use crate::verification;
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};
 
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -474,10 +475,13 @@ impl Teller {
             "event": "completed", "task": task.id, "seconds": elapsed.as_secs_f64(),
             "snapshot_keys": snapshot.applied_keys, "snapshot_bytes": snapshot.applied_bytes,
             "applied_commands": stream.applied_commands, "completion_offset": stream.completion_offset,
+            "completion": task.completion.as_ref().map_or(Value::Null, verification::completion_as_json),
         });
         self.tell(&event, || {
+            let report = task.completion.as_ref().map(verification::completion_lines).unwrap_or_default();
+            let report: String = report.into_iter().map(|line| format!("\n{line}")).collect();
             format!(
-                "completed in {:.1} s: {} keys ({}), then {} commands, up to offset {}",
+                "completed in {:.1} s: {} keys ({}), then {} commands, up to offset {}{report}",
                 elapsed.as_secs_f64(),
                 snapshot.applied_keys,
                 bytes(snapshot.applied_bytes),

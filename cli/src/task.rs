@@ -15,7 +15,7 @@ use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, CrossSlot, DeleteTaskRequest, Endpoint,
     GetTaskRequest, Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, Refusal, ResumeTaskRequest,
-    StartTaskRequest, Task, TaskSpec, Tls, UpdateTaskRequest, WatchTaskRequest,
+    StartTaskRequest, Task, TaskSpec, Tls, UpdateTaskRequest, VerifyMode, WatchTaskRequest,
 };
 use serde_json::json;
 use tonic::Status;
@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 use tracing::Instrument as _;
 
+use crate::COMPLETED;
 use crate::address::Address;
 use crate::argv;
 use crate::check;
@@ -34,6 +35,7 @@ use crate::show::{parse_bytes, short};
 use crate::sources::{self, Sources};
 use crate::target::TargetKind;
 use crate::tls::{CoordinatorTls, TlsArguments};
+use crate::verification::{self, Gate};
 
 /// How long to wait for a coordinator to lead.
 const ELECTION: Duration = Duration::from_secs(20);
@@ -91,8 +93,16 @@ enum Verb {
     Pause { id: Option<String> },
     /// Go on.
     Resume { id: Option<String> },
-    /// End the synchronisation at the source's offset of now.
-    Complete { id: Option<String> },
+    /// End the synchronisation at the source's offset of now, or once a verification found both sides equal.
+    Complete {
+        id: Option<String>,
+        #[command(flatten)]
+        gate: Gate,
+    },
+    /// Compare source and target while the task runs. Ends with 0: equal, 4: they differ, 5: undecided.
+    Verify(verification::Start),
+    /// Show a verification and what it found, or end it.
+    Verification(verification::Look),
     /// Give up; what was copied stays.
     Cancel { id: Option<String> },
     /// Forget a settled task.
@@ -277,14 +287,15 @@ fn endpoint_of(dir: &Path) -> Result<String> {
         .to_owned())
 }
 
-pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
     let span = tracing::info_span!("dts task");
     Box::pin(asked(arguments)).instrument(span).await
 }
 
-async fn asked(arguments: Arguments) -> Result<()> {
+async fn asked(arguments: Arguments) -> Result<u8> {
     let Arguments { coordinator, verb } = arguments;
-    let mut client = TaskServiceClient::new(coordinator.channel().await?);
+    let channel = coordinator.channel().await?;
+    let mut client = TaskServiceClient::new(channel.clone());
     let json = coordinator.json;
     let wrong = |status: Status| explain(&status);
     let revision = 0;
@@ -304,7 +315,7 @@ async fn asked(arguments: Arguments) -> Result<()> {
         Verb::List => {
             let tasks = all(&mut client).await?;
             show_all(&tasks, json);
-            return Ok(());
+            return Ok(COMPLETED);
         }
         Verb::Watch { id } => {
             let id = only(&mut client, id).await?;
@@ -314,7 +325,7 @@ async fn asked(arguments: Arguments) -> Result<()> {
                 let lost = loop {
                     match changes.message().await {
                         Ok(Some(task)) => show(&task, json),
-                        Ok(None) => return Ok(()),
+                        Ok(None) => return Ok(COMPLETED),
                         Err(status) => break status,
                     }
                 };
@@ -351,9 +362,35 @@ async fn asked(arguments: Arguments) -> Result<()> {
             let id = only(&mut client, id).await?;
             client.resume_task(traced(ResumeTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
-        Verb::Complete { id } => {
+        Verb::Complete { id, gate } => {
             let id = only(&mut client, id).await?;
-            client.complete_task(traced(CompleteTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
+            let limit = u32::try_from(gate.time_limit.as_secs().max(1)).unwrap_or(u32::MAX);
+            let request = CompleteTaskRequest {
+                id: id.clone(),
+                revision,
+                verify: gate.verify.map_or(VerifyMode::Unspecified, VerifyMode::from).into(),
+                verify_time_limit_seconds: limit,
+                force: gate.force,
+                requested_by: verification::asker(),
+            };
+            if gate.force {
+                eprintln!(
+                    "dts: FORCED: completing whatever the last verification found; this is recorded with the task"
+                );
+            }
+            let task = client.complete_task(traced(request)).await.map_err(wrong)?.into_inner();
+            if gate.verify.is_some() {
+                return verification::decided(channel, &id, json).await;
+            }
+            task
+        }
+        Verb::Verify(start) => {
+            let id = only(&mut client, start.id.clone()).await?;
+            return verification::start(channel, id, start, json).await;
+        }
+        Verb::Verification(look) => {
+            let id = only(&mut client, look.id.clone()).await?;
+            return verification::look(channel, id, look, json).await;
         }
         Verb::Cancel { id } => {
             let id = only(&mut client, id).await?;
@@ -362,11 +399,11 @@ async fn asked(arguments: Arguments) -> Result<()> {
         Verb::Delete { id } => {
             let id = only(&mut client, id).await?;
             client.delete_task(traced(DeleteTaskRequest { id, revision })).await.map_err(wrong)?;
-            return Ok(());
+            return Ok(COMPLETED);
         }
     };
     show(&task, json);
-    Ok(())
+    Ok(COMPLETED)
 }
 
 async fn all(client: &mut TaskServiceClient<Channel>) -> Result<Vec<Task>> {
@@ -444,6 +481,7 @@ pub(crate) fn show(task: &Task, json: bool) {
         shown["id"] = json!(task.id);
         shown["name"] = json!(task.spec.as_ref().map(|spec| spec.name.clone()));
         shown["reason"] = task.reason.as_ref().map_or(json!(null), |reason| event::reason("reason", reason));
+        shown["completion"] = task.completion.as_ref().map_or(json!(null), verification::completion_as_json);
         shown["selection"] = task.spec.as_ref().map_or(json!({}), selection::shown);
         let refusals = task.shards.iter().flat_map(|shard| {
             let refusal =
@@ -461,6 +499,9 @@ pub(crate) fn show(task: &Task, json: bool) {
     let selection = task.spec.as_ref().map_or(json!({}), selection::shown);
     if selection != json!({}) {
         println!("  moves {selection}");
+    }
+    if let Some(report) = &task.completion {
+        verification::completion_lines(report).iter().for_each(|line| println!("  {line}"));
     }
     for shard in &task.shards {
         for refusal in &shard.refusals {

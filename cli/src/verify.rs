@@ -107,7 +107,7 @@ pub(crate) fn rate(text: &str) -> Result<RateBound, String> {
     }
 }
 
-fn bounds(given: &[RateBound]) -> Rate {
+pub(crate) fn bounds(given: &[RateBound]) -> Rate {
     given.iter().fold(Rate::default(), |bounds, one| match one {
         RateBound::Keys(keys_per_second) => Rate { keys_per_second: *keys_per_second, ..bounds },
         RateBound::Bytes(bytes_per_second) => Rate { bytes_per_second: *bytes_per_second, ..bounds },

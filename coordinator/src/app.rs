@@ -12,6 +12,7 @@ use dts_proto::v1::alarm_service_server::AlarmServiceServer;
 use dts_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use dts_proto::v1::fleet_service_server::FleetServiceServer;
 use dts_proto::v1::task_service_server::TaskServiceServer;
+use dts_proto::v1::verify_service_server::VerifyServiceServer;
 use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -279,6 +280,7 @@ async fn serve<S: Store>(
         .add_service(reflection_alpha)
         .add_service(AlarmServiceServer::new(operator()))
         .add_service(TaskServiceServer::new(operator()))
+        .add_service(VerifyServiceServer::new(operator()))
         .add_service(FleetServiceServer::new(operator()))
         .add_service(EnrolmentServiceServer::new(enrolment))
         .add_service(AgentServiceServer::new(fleet));

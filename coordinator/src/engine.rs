@@ -9,6 +9,7 @@ mod token;
 mod trail;
 #[cfg(test)]
 mod upgrade;
+mod verification;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::audit;
 use crate::secret::{Sealer, redact};
 use crate::store::{Lease, Store, Transaction, Versioned};
 use crate::task::{self, Observation, Seen, Step, Stored, actions, decide, requested, totals};
+use crate::verify::Runs;
 
 /// Under it stand the instances of living agents, by name.
 const AGENT: &str = "agent/";
@@ -75,6 +77,7 @@ struct Held {
     seen: HashMap<(String, u32), Seen>,
     /// The run counts as ended then, whoever is still silent.
     deadline: Option<Instant>,
+    runs: Runs,
 }
 
 impl Held {
@@ -90,6 +93,7 @@ impl Held {
             traces: HashMap::new(),
             seen: HashMap::new(),
             deadline: None,
+            runs: Runs::default(),
         }
     }
 
@@ -150,7 +154,7 @@ impl<S: Store> Engine<S> {
             let held = Held::new(decode(&key, &found)?, found.revision);
             world.tasks.insert(held.task().id, held);
         }
-        Ok(Self {
+        let engine = Self {
             store,
             sealer,
             lease_ttl,
@@ -158,7 +162,9 @@ impl<S: Store> Engine<S> {
             changed: watch::Sender::new(0),
             registered: Notify::new(),
             trail: Mutex::new(None),
-        })
+        };
+        engine.load_runs().await?;
+        Ok(engine)
     }
 
     /// Changes whenever any task does.
@@ -227,6 +233,7 @@ impl<S: Store> Engine<S> {
             let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
             writes.extend(held.stored.locks.iter().map(|lock| (lock.clone(), None)));
             writes.push((key.clone(), None));
+            writes.extend(Self::deletes_of_runs(held));
             let delete = Transaction { compares: vec![(key, held.revision)], writes, ..Transaction::default() };
             held.unsure = true;
             self.store.commit(delete).await?.ok_or_else(lost_race)?;
@@ -301,11 +308,12 @@ impl<S: Store> Engine<S> {
         }
         let World { tasks, moves, .. } = &mut *world;
         moves.reported(tasks, agent_id, &report);
-        for shard in report.shards {
+        for mut shard in report.shards {
             let Some(held) = world.tasks.get_mut(&shard.task_id) else { continue };
             let ours =
                 |of: &&Shard| of.index == shard.shard_index && of.epoch == shard.epoch && of.agent_id == agent_id;
             if held.task().shards.iter().any(|of| ours(&of)) {
+                self.take_verification(held, &mut shard).await?;
                 held.statuses.insert(shard.shard_index, shard.status.unwrap_or_default());
                 self.advance(held).await?;
             }
@@ -334,6 +342,7 @@ impl<S: Store> Engine<S> {
         }
         self.start_due(&mut world).await?;
         self.end_checks(&mut world).await?;
+        self.settle_completions(&mut world.tasks).await?;
         self.reconcile(&mut world).await
     }
 
@@ -386,7 +395,8 @@ impl<S: Store> Engine<S> {
                     let stored = decode(&key, &found)?;
                     if let Some(held) = world.tasks.get_mut(id) {
                         let (statuses, seen) = (std::mem::take(&mut held.statuses), std::mem::take(&mut held.seen));
-                        *held = Held { statuses, seen, ..Held::new(stored, found.revision) };
+                        let runs = std::mem::take(&mut held.runs);
+                        *held = Held { statuses, seen, runs, ..Held::new(stored, found.revision) };
                     }
                 }
             }
@@ -417,6 +427,7 @@ impl<S: Store> Engine<S> {
                 Some(Step::Enter(state)) => self.enter(held, state).await?,
                 Some(Step::Release) => {
                     held.stored.releasing = true;
+                    verification::note_barriers(held);
                     self.save(held).await?;
                 }
             }
@@ -437,6 +448,9 @@ impl<S: Store> Engine<S> {
         held.stored.ran |= state == TaskState::Preparing;
         held.stored.releasing &= state == TaskState::Completing;
         held.stored.completing |= state == TaskState::Completing;
+        if state == TaskState::Completed {
+            verification::note_completed(held);
+        }
         let task = held.task_mut();
         tracing::info!(
             task = task.id,

@@ -28,10 +28,10 @@ fn main() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     load.stop()?;
-    println!("traffic stopped: completing");
+    println!("traffic stopped: completing, if a verification of every value finds both sides equal");
     let complete = || {
         Command::new(binary()?)
-            .args(["task", "complete", "--state-dir"])
+            .args(["task", "complete", "--verify", "full", "--state-dir"])
             .arg(state.path())
             .output()
             .map_err(anyhow::Error::from)

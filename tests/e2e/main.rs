@@ -26,6 +26,7 @@ mod sources;
 mod tls;
 mod topology;
 mod traces;
+mod verification;
 mod verify;
 mod versions;
 

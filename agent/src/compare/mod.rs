@@ -11,6 +11,7 @@ mod finding;
 mod follow;
 mod functions;
 mod judge;
+mod order;
 mod plan;
 mod rate;
 mod reply;
@@ -28,6 +29,7 @@ mod walk;
 
 pub use finding::{Difference, Finding, Kind};
 pub use follow::Follow;
+pub use order::Ordered;
 pub use plan::{Backward, Part, Plan, parts, whole};
 pub use rate::Rate;
 pub use report::{Outcome, Progress, Report};

@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod forward;
 pub mod task;
 pub mod trace;
+pub mod verify;
 
 use std::collections::HashMap;
 

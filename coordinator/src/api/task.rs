@@ -120,8 +120,7 @@ impl<S: Store> TaskService for Operator<S> {
     }
 
     async fn complete_task(&self, request: Request<CompleteTaskRequest>) -> Answer<Task> {
-        let CompleteTaskRequest { id, revision } = request.into_inner();
-        self.request(&id, revision, TaskAction::Complete).await
+        engine(&self.seat)?.0.complete(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Answer<Task> {

@@ -312,7 +312,8 @@ fn assign_to(
         let assignment = Assignment { directive: directive.into(), ..assignment(&task.id, spec, shard) };
         let traceparent = held.traces.get(&shard.index).cloned().unwrap_or_default();
         let resync = held.stored.resync.contains(&shard.index);
-        out.push(Assignment { traceparent, resync, ..assignment });
+        let verify = held.runs.order(shard.index);
+        out.push(Assignment { traceparent, resync, verify, ..assignment });
     }
 }
 

@@ -1,4 +1,4 @@
-//! What survives the coordinator: tasks (`task/<id>`), the last epoch of every shard (`epoch/<id>/<index>`), who leads (`leader`,
+//! What survives the coordinator: tasks (`task/<id>`), their verifications (`verify/<id>/<number>`), the last epoch of every shard (`epoch/<id>/<index>`), who leads (`leader`,
 //! leased), which agents live (`agent/<name>`, leased), which of them shall get no shards (`cordon/<name>`), the hashes of tokens that
 //! are not spent (`token/<id>`), the last calls that changed something (`audit/<number>`), earlier runs of checks (`run/<id>/<number>`),
 //! which servers running tasks hold (`lock/source/<host:port>`, `lock/target/<host:port>`), and the proof of the sealing key (`seal`). Progress is not stored: agents

@@ -1,0 +1,66 @@
+//! VerifyService.
+
+use dts_common::error::{Code, Error};
+use dts_proto::v1::verify_service_server::VerifyService;
+use dts_proto::v1::{
+    CancelVerificationRequest, GetVerificationRequest, ListDifferencesRequest, ListDifferencesResponse,
+    ListVerificationsRequest, ListVerificationsResponse, StartVerificationRequest, Verification,
+};
+use tonic::{Request, Response, Status};
+
+use super::task::Operator;
+use super::{engine, status};
+use crate::store::Store;
+
+const PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;
+const LONGEST_NAME: usize = 128;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl<S: Store> VerifyService for Operator<S> {
+    async fn start_verification(&self, request: Request<StartVerificationRequest>) -> Answer<Verification> {
+        let StartVerificationRequest { task_id, spec, requested_by } = request.into_inner();
+        if requested_by.len() > LONGEST_NAME {
+            let message = format!("requested_by may have at most {LONGEST_NAME} bytes");
+            return Err(status(Error::new(Code::InvalidRequest, message)));
+        }
+        let engine = engine(&self.seat)?.0;
+        let started = engine.start_verification(&task_id, spec.unwrap_or_default(), requested_by).await;
+        started.map(Response::new).map_err(status)
+    }
+
+    async fn get_verification(&self, request: Request<GetVerificationRequest>) -> Answer<Verification> {
+        let GetVerificationRequest { task_id, number } = request.into_inner();
+        engine(&self.seat)?.0.verification(&task_id, number).await.map(Response::new).map_err(status)
+    }
+
+    async fn list_verifications(
+        &self,
+        request: Request<ListVerificationsRequest>,
+    ) -> Answer<ListVerificationsResponse> {
+        let verifications = engine(&self.seat)?.0.verifications(&request.into_inner().task_id).await.map_err(status)?;
+        Ok(Response::new(ListVerificationsResponse { verifications }))
+    }
+
+    async fn cancel_verification(&self, request: Request<CancelVerificationRequest>) -> Answer<Verification> {
+        let CancelVerificationRequest { task_id, number } = request.into_inner();
+        engine(&self.seat)?.0.cancel_verification(&task_id, number).await.map(Response::new).map_err(status)
+    }
+
+    async fn list_differences(&self, request: Request<ListDifferencesRequest>) -> Answer<ListDifferencesResponse> {
+        let ListDifferencesRequest { task_id, number, page_size, page_token } = request.into_inner();
+        let size = match usize::try_from(page_size) {
+            Ok(0) | Err(_) => PAGE,
+            Ok(size) => size.min(LARGEST_PAGE),
+        };
+        let from = if page_token.is_empty() { Ok(0) } else { page_token.parse() };
+        let wrong = |_| status(Error::new(Code::InvalidRequest, "page_token is not one of ours"));
+        let from = from.map_err(wrong)?;
+        let (differences, next) =
+            engine(&self.seat)?.0.differences(&task_id, number, from, size).await.map_err(status)?;
+        let next_page_token = next.map(|next| next.to_string()).unwrap_or_default();
+        Ok(Response::new(ListDifferencesResponse { differences, next_page_token }))
+    }
+}
