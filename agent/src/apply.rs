@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::complete::Marker;
 use crate::endpoint::Endpoint;
+use crate::mend::Mends;
 use crate::outlet::Outlet;
 use crate::route::{
     Clear, Commit, Dialect, Fingerprinter, Held, Progress, Scripts, SnapshotEncoder, Strays, StreamEncoder,
@@ -55,6 +56,8 @@ pub struct Context {
     pub owner: Owner,
     /// What was proved of the source, if it is a node of a cluster.
     pub proof: Option<Proof>,
+    /// What is to be repaired.
+    pub mends: Mends,
     /// Where progress is shown.
     pub board: Board,
     /// A directory of this shard's own.
@@ -108,6 +111,10 @@ pub struct Driver {
     pub(crate) outlet: Outlet,
     pub(crate) mode: Mode,
     pub(crate) marker: Option<Marker>,
+    /// The stream is to be taken up to here, for now.
+    pub(crate) cut_at: Option<u64>,
+    /// What is behind that.
+    pub(crate) ahead: Option<Record>,
     copy: u64,
     dirty: bool,
 }
@@ -130,7 +137,18 @@ impl Driver {
                 streaming(&context, resume.position, resume.scripts, progress, held, resume.holds_field_expiry)
             }
         };
-        Self { context, directive, reader, outlet, mode, marker: None, copy: start.copy, dirty: start.dirty }
+        Self {
+            context,
+            directive,
+            reader,
+            outlet,
+            mode,
+            marker: None,
+            cut_at: None,
+            ahead: None,
+            copy: start.copy,
+            dirty: start.dirty,
+        }
     }
 
     /// Until directed to release, or an error.
@@ -155,6 +173,15 @@ impl Driver {
 
     /// Takes a record; with none at hand, sends what is pending and waits for anything to happen.
     pub(crate) async fn step(&mut self) -> Result<()> {
+        Box::pin(self.mend()).await?;
+        self.step_on().await
+    }
+
+    /// The same without looking for repairs.
+    pub(crate) async fn step_on(&mut self) -> Result<()> {
+        if let Some(record) = self.ahead.take() {
+            return self.take(record).await;
+        }
         if let Some(record) = self.reader.try_next()? {
             return self.take(record).await;
         }
@@ -170,6 +197,7 @@ impl Driver {
                 return changed.map_err(|_| Error::new(Code::Internal, "the supervisor is gone"));
             }
             () = self.outlet.confirmed() => return Ok(()),
+            () = self.context.mends.asked() => return Ok(()),
         };
         match record {
             Some(record) => self.take(record).await,
@@ -198,7 +226,12 @@ impl Driver {
                 }
                 Ok(())
             }
-            Record::Stream { offset, received_ms, bytes } => {
+            Record::Stream { offset, received_ms, mut bytes } => {
+                let room = self.cut_at.and_then(|cut| usize::try_from(cut.checked_sub(offset)?).ok());
+                if let Some(room) = room.filter(|room| *room < bytes.len()) {
+                    let rest = bytes.split_off(room);
+                    self.ahead = Some(Record::Stream { offset: offset + room as u64, received_ms, bytes: rest });
+                }
                 let Mode::Streaming(encoder) = &mut self.mode else { return Err(out_of_order("stream bytes")) };
                 if let Some(marker) = &mut self.marker {
                     marker.look(offset, &bytes);

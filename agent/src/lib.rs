@@ -20,6 +20,7 @@ pub mod discover;
 pub mod endpoint;
 pub mod enrol;
 pub mod limits;
+pub mod mend;
 pub mod observe;
 pub mod outlet;
 pub mod pace;

@@ -23,6 +23,7 @@ use crate::apply::{Context, Driver, Resume, Start};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::limits::{Limits, Throttle};
+use crate::mend::Mends;
 use crate::observe::Observer;
 use crate::outlet::Outlet;
 use crate::retry::{Retry, Trouble};
@@ -67,6 +68,8 @@ pub struct Job {
     pub scratch: PathBuf,
     /// Everything that is logged and traced of the shard lies in it.
     pub span: tracing::Span,
+    /// What is to be repaired.
+    pub mends: Mends,
 }
 
 impl Job {
@@ -134,6 +137,7 @@ pub async fn attempt(
         proof: facts.proof.clone(),
         dialect: Dialect { version: facts.target, source: facts.source, databases: facts.target_databases },
         selection: job.selection.clone(),
+        mends: job.mends.clone(),
         board: board.clone(),
         scratch: job.scratch.clone(),
     };

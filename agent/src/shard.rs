@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::limits::Limits;
+use crate::mend::Mends;
 use crate::pipeline::{self, Failure, Job};
 use crate::retry::Retry;
 use crate::source;
@@ -233,6 +234,8 @@ pub struct Running {
     pub directive: watch::Sender<Directive>,
     /// Its bounds.
     pub limit: watch::Sender<Limits>,
+    /// What is to be repaired.
+    pub mends: Mends,
     /// What it shows.
     pub board: Board,
     /// Ends it.
@@ -253,7 +256,7 @@ impl Running {
         let (sender, receiver) = watch::channel(directive);
         let board = Board::new(changed).within(job.span.clone());
         let span = job.span.clone();
-        let cancel = CancellationToken::new();
+        let (cancel, mends) = (CancellationToken::new(), job.mends.clone());
         let (shown, ends) = (board.clone(), cancel.clone());
         let task = tokio::spawn(async move {
             if let Some(before) = before {
@@ -261,7 +264,7 @@ impl Running {
             }
             run(job, receiver, shown, ends).instrument(span).await;
         });
-        Self { directive: sender, limit, board, cancel, task }
+        Self { directive: sender, limit, mends, board, cancel, task }
     }
 
     /// Cancels and joins.

@@ -16,6 +16,7 @@ use crate::budget::{Claim, divide};
 use crate::check::Checks;
 use crate::compare::Ordered;
 use crate::limits::Limits;
+use crate::mend::Mends;
 use crate::pipeline::Job;
 use crate::secret::Secrets;
 use crate::shard::Running;
@@ -118,7 +119,7 @@ impl Supervisor {
     async fn compare(&mut self, orders: &[Assignment]) {
         let mut old = std::mem::take(&mut self.runs);
         for assignment in orders {
-            let Some(order) = assignment.verify else { continue };
+            let Some(order) = assignment.verify.clone() else { continue };
             let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
             let epoch = Epoch(assignment.epoch);
             if let Some((held, run)) = old.remove(&id) {
@@ -131,6 +132,7 @@ impl Supervisor {
             let (_, limits) = watch::channel(Limits::from(assignment.limits.unwrap_or_default()));
             // What cannot be made a job of has failed as a shard already.
             if let (Ok(job), Some((_, slot))) = (self.job(&id, assignment, limits), self.shards.get(&id)) {
+                let job = Job { mends: slot.mends(), ..job };
                 let run = Ordered::start(order, job, slot.board().clone(), self.changed.clone());
                 self.runs.insert(id, (epoch, run));
             }
@@ -181,6 +183,7 @@ impl Supervisor {
             resync: assignment.resync.then(Arc::default),
             scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
             span,
+            mends: Mends::default(),
         })
     }
 
@@ -229,6 +232,13 @@ impl Slot {
         match self {
             Self::Running(running) => &running.board,
             Self::Refused(board) => board,
+        }
+    }
+
+    fn mends(&self) -> Mends {
+        match self {
+            Self::Running(running) => running.mends.clone(),
+            Self::Refused(_) => Mends::default(),
         }
     }
 

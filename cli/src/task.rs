@@ -101,6 +101,8 @@ enum Verb {
     },
     /// Compare source and target while the task runs. Ends with 0: equal, 4: they differ, 5: undecided.
     Verify(verification::Start),
+    /// Copy what a verification found to differ again, while the task runs, and look at those keys once more.
+    Repair(verification::Repair),
     /// Show a verification and what it found, or end it.
     Verification(verification::Look),
     /// Give up; what was copied stays.
@@ -387,6 +389,10 @@ async fn asked(arguments: Arguments) -> Result<u8> {
         Verb::Verify(start) => {
             let id = only(&mut client, start.id.clone()).await?;
             return verification::start(channel, id, start, json).await;
+        }
+        Verb::Repair(repair) => {
+            let id = only(&mut client, repair.id.clone()).await?;
+            return verification::repair(channel, id, repair.number, json).await;
         }
         Verb::Verification(look) => {
             let id = only(&mut client, look.id.clone()).await?;

@@ -9,8 +9,8 @@ use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::verify_service_client::VerifyServiceClient;
 use dts_proto::v1::{
     CancelVerificationRequest, CompletionOutcome, CompletionReport, Difference, GetVerificationRequest,
-    ListDifferencesRequest, ListVerificationsRequest, StartVerificationRequest, Task, Verification, VerifyMode,
-    VerifyOutcome, VerifyProgress, VerifySpec, VerifyState, WatchTaskRequest,
+    ListDifferencesRequest, ListVerificationsRequest, RepairVerificationRequest, StartVerificationRequest, Task,
+    Verification, VerifyMode, VerifyOutcome, VerifyProgress, VerifySpec, VerifyState, WatchTaskRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -58,6 +58,15 @@ pub(crate) struct Look {
     cancel: bool,
 }
 
+/// `dts task repair`.
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    pub(crate) id: Option<String>,
+    /// Which verification; default: the last.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) number: u64,
+}
+
 /// How `dts task complete` verifies.
 #[derive(Debug, Args)]
 pub(crate) struct Gate {
@@ -98,6 +107,7 @@ pub(crate) async fn start(channel: Channel, task_id: String, start: Start, json:
         sample: start.sample,
         keys_per_second: rate.keys_per_second,
         bytes_per_second: rate.bytes_per_second,
+        repair_of: 0,
         ttl_tolerance_ms: start.ttl_tolerance.map_or(0, |of| u32::try_from(of.as_millis().max(1)).unwrap_or(u32::MAX)),
     };
     let request = StartVerificationRequest { task_id: task_id.clone(), spec: Some(spec), requested_by: asker() };
@@ -106,6 +116,14 @@ pub(crate) async fn start(channel: Channel, task_id: String, start: Start, json:
         show(&started, &[], json);
         return Ok(COMPLETED);
     }
+    let run = ended(&mut client, &task_id, started.number).await?;
+    tell(&mut client, &run, json).await
+}
+
+pub(crate) async fn repair(channel: Channel, task_id: String, number: u64, json: bool) -> Result<u8> {
+    let mut client = VerifyServiceClient::new(channel);
+    let request = RepairVerificationRequest { task_id: task_id.clone(), number, requested_by: asker() };
+    let started = client.repair_verification(request).await.map_err(|status| explain(&status))?.into_inner();
     let run = ended(&mut client, &task_id, started.number).await?;
     tell(&mut client, &run, json).await
 }
@@ -182,6 +200,7 @@ fn show(run: &Verification, differences: &[Difference], json: bool) {
             ("state", json!(state)),
             ("outcome", json!(outcome)),
             ("mode", json!(mode)),
+            ("repair_of", json!(run.spec.unwrap_or_default().repair_of)),
             ("requested_by", json!(run.requested_by)),
             ("counts", json!(counts)),
             ("shards", json!(shards)),
@@ -193,8 +212,12 @@ fn show(run: &Verification, differences: &[Difference], json: bool) {
         return;
     }
     println!(
-        "verification {} ({mode}): {state}{}{}",
+        "verification {} ({mode}{}): {state}{}{}",
         run.number,
+        match run.spec.unwrap_or_default().repair_of {
+            0 => String::new(),
+            of => format!(", after repairing what {of} found"),
+        },
         if run.outcome() == VerifyOutcome::Unspecified { "" } else { ", " },
         if run.outcome() == VerifyOutcome::Unspecified { String::new() } else { outcome.to_uppercase() }
     );

@@ -33,7 +33,7 @@ pub use order::Ordered;
 pub use plan::{Backward, Part, Plan, parts, whole};
 pub use rate::Rate;
 pub use report::{Outcome, Progress, Report};
-pub use run::run;
+pub use run::{recheck, run};
 
 /// How thoroughly to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

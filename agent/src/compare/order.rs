@@ -7,10 +7,11 @@ use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{self, ShardPhase, VerifyOrder, VerifyOutcome, VerifyReport, VerifyShard, VerifySpec, VerifyState};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Backward, Difference, Follow, Mode, Outcome, Part, Plan, Progress, Rate, Report, parts, run};
+use super::{Backward, Difference, Follow, Mode, Outcome, Part, Plan, Progress, Rate, Report, parts, recheck, run};
+use crate::mend::AT_ONCE;
 use crate::pipeline::Job;
 use crate::status::Board;
 use crate::target::{Destination, reserved_key};
@@ -24,6 +25,8 @@ const ROUNDS: u32 = 5;
 const TRIES: u32 = 30;
 const BEFORE_THE_NEXT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A driver looks for repairs between two records.
+const MEND_WITHIN: Duration = Duration::from_secs(120);
 /// What the names of listed keys may come to: they are stored.
 const MOST_BYTES: usize = 256 << 10;
 
@@ -111,7 +114,17 @@ async fn compare(order: &VerifyOrder, job: &Job, board: &Board, show: &Shown) ->
     let spec = order.spec.unwrap_or_default();
     let (plan, follow) = plan(&spec, order, job, board).await?;
     let (sender, mut seen) = watch::channel(Progress::default());
-    let mut running = Box::pin(run(&plan, follow, sender));
+    let repairs = spec.repair_of > 0;
+    if repairs {
+        Box::pin(repair(order, job)).await?;
+    }
+    let mut running = Box::pin(async {
+        if repairs {
+            let keys = order.repair.iter().map(|found| (found.db, found.key.clone())).collect();
+            return recheck(&plan, follow, sender, keys).await;
+        }
+        run(&plan, follow, sender).await
+    });
     loop {
         tokio::select! {
             ended = &mut running => return ended,
@@ -133,6 +146,23 @@ async fn compare(order: &VerifyOrder, job: &Job, board: &Board, show: &Shown) ->
             () = sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// Has the listed keys written anew.
+async fn repair(order: &VerifyOrder, job: &Job) -> Result<()> {
+    let mut by_db = std::collections::BTreeMap::<u32, std::collections::BTreeSet<Vec<u8>>>::new();
+    for found in &order.repair {
+        by_db.entry(found.db).or_default().insert(found.key.clone());
+    }
+    for (db, keys) in by_db {
+        let keys: Vec<Vec<u8>> = keys.into_iter().collect();
+        for keys in keys.chunks(AT_ONCE) {
+            let late = |_| Error::new(Code::TargetBusy, "the shard does not come to repair keys");
+            timeout(MEND_WITHIN, job.mends.mend(db, keys.to_vec())).await.map_err(late)??;
+        }
+    }
+    tracing::info!(shard = %job.shard, run = order.number, keys = order.repair.len(), "repaired");
+    Ok(())
 }
 
 /// This shard's part. Where names do not tell whose a key is, the first shard looks for strangers on the target, on behalf of all.

@@ -53,6 +53,24 @@ pub async fn run(plan: &Plan, follow: Follow, shown: watch::Sender<Progress>) ->
     Ok(run.report(begun.elapsed()))
 }
 
+/// Judges some keys only: those that an earlier run found to differ.
+pub async fn recheck(
+    plan: &Plan,
+    follow: Follow,
+    shown: watch::Sender<Progress>,
+    keys: Vec<(u32, Vec<u8>)>,
+) -> Result<Report> {
+    let begun = Instant::now();
+    let mut run = Run::open(plan, follow, shown).await?;
+    let count = u64::try_from(keys.len()).unwrap_or(0);
+    run.tally.update(|progress| (progress.source_keys, progress.expected_keys) = (count, count));
+    for (db, name) in keys {
+        run.suspects.add(Suspect { db, key: Key { from: None, name }, strikes: 0 })?;
+    }
+    run.settle().await?;
+    Ok(run.report(begun.elapsed()))
+}
+
 struct Run<'a> {
     plan: &'a Plan,
     setup: Arc<Setup>,

@@ -167,6 +167,12 @@ impl StreamEncoder {
         self.rewriter.exact = true;
     }
 
+    /// These keys of the target were written by somebody else, and may carry held expiries; with `fields` so may hash fields.
+    pub fn hold<'a>(&mut self, keys: impl Iterator<Item = (u32, &'a [u8])>, fields: bool) {
+        keys.for_each(|(db, key)| self.rewriter.held.add(db, key));
+        self.rewriter.holds_field_expiry |= fields;
+    }
+
     /// What may carry a held expiry, and was not given before.
     pub fn take_held(&mut self) -> Held {
         std::mem::take(&mut self.rewriter.held)

@@ -4,7 +4,8 @@ use dts_common::error::{Code, Error};
 use dts_proto::v1::verify_service_server::VerifyService;
 use dts_proto::v1::{
     CancelVerificationRequest, GetVerificationRequest, ListDifferencesRequest, ListDifferencesResponse,
-    ListVerificationsRequest, ListVerificationsResponse, StartVerificationRequest, Verification,
+    ListVerificationsRequest, ListVerificationsResponse, RepairVerificationRequest, StartVerificationRequest,
+    Verification,
 };
 use tonic::{Request, Response, Status};
 
@@ -22,9 +23,9 @@ type Answer<T> = Result<Response<T>, Status>;
 impl<S: Store> VerifyService for Operator<S> {
     async fn start_verification(&self, request: Request<StartVerificationRequest>) -> Answer<Verification> {
         let StartVerificationRequest { task_id, spec, requested_by } = request.into_inner();
-        if requested_by.len() > LONGEST_NAME {
-            let message = format!("requested_by may have at most {LONGEST_NAME} bytes");
-            return Err(status(Error::new(Code::InvalidRequest, message)));
+        named(&requested_by)?;
+        if spec.is_some_and(|spec| spec.repair_of > 0) {
+            return Err(status(Error::new(Code::InvalidRequest, "spec.repair_of is for RepairVerification to set")));
         }
         let engine = engine(&self.seat)?.0;
         let started = engine.start_verification(&task_id, spec.unwrap_or_default(), requested_by).await;
@@ -49,6 +50,13 @@ impl<S: Store> VerifyService for Operator<S> {
         engine(&self.seat)?.0.cancel_verification(&task_id, number).await.map(Response::new).map_err(status)
     }
 
+    async fn repair_verification(&self, request: Request<RepairVerificationRequest>) -> Answer<Verification> {
+        let RepairVerificationRequest { task_id, number, requested_by } = request.into_inner();
+        named(&requested_by)?;
+        let engine = engine(&self.seat)?.0;
+        engine.repair_verification(&task_id, number, requested_by).await.map(Response::new).map_err(status)
+    }
+
     async fn list_differences(&self, request: Request<ListDifferencesRequest>) -> Answer<ListDifferencesResponse> {
         let ListDifferencesRequest { task_id, number, page_size, page_token } = request.into_inner();
         let size = match usize::try_from(page_size) {
@@ -63,4 +71,12 @@ impl<S: Store> VerifyService for Operator<S> {
         let next_page_token = next.map(|next| next.to_string()).unwrap_or_default();
         Ok(Response::new(ListDifferencesResponse { differences, next_page_token }))
     }
+}
+
+fn named(requested_by: &str) -> Result<(), Status> {
+    if requested_by.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    let message = format!("requested_by may have at most {LONGEST_NAME} bytes");
+    Err(status(Error::new(Code::InvalidRequest, message)))
 }

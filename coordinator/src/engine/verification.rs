@@ -46,6 +46,17 @@ impl<S: Store> Engine<S> {
         Ok(run)
     }
 
+    /// Has what a run found copied again, and looked at once more.
+    pub async fn repair_verification(&self, id: &str, number: u64, requested_by: String) -> Result<Verification> {
+        let mut world = self.world.lock().await;
+        let held = self.settled(&mut world, id).await?;
+        let spec = held.runs.repair(number)?;
+        let number = self.begin_run(held, spec, requested_by).await?;
+        let run = held.runs.get(number).map(shown).ok_or_else(lost_race)?;
+        self.reconcile(&mut world).await?;
+        Ok(run)
+    }
+
     async fn begin_run(&self, held: &mut Held, spec: VerifySpec, requested_by: String) -> Result<u64> {
         let task = held.task();
         if task.state() != TaskState::IncrSync {
@@ -249,7 +260,8 @@ impl<S: Store> Engine<S> {
 
 /// What stands against a completion without a verification.
 fn objections(held: &Held) -> Vec<String> {
-    let ended = |run: &&Verification| run.state() == VerifyState::Done;
+    // A repair looks at what it repaired only.
+    let ended = |run: &&Verification| run.state() == VerifyState::Done && run.spec.unwrap_or_default().repair_of == 0;
     match held.runs.all().iter().rev().find(ended) {
         Some(run) if run.outcome() == VerifyOutcome::Differs => {
             vec![format!("verification {} found differences", run.number)]

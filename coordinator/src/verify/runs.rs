@@ -12,6 +12,8 @@ use dts_proto::v1::{
 const KEPT: usize = 10;
 /// Differences that are kept of a run.
 const MOST_LISTED: u32 = 1000;
+/// Kinds of differences that copying a key again mends.
+const REPAIRED: [&str; 7] = ["missing", "extra", "type", "value", "ttl", "group", "unsettled"];
 
 /// The runs of one task, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +89,23 @@ impl Runs {
         let open = |shard: &&VerifyShard| shard.index == index && shard.state() == VerifyState::Running;
         run.shards.iter().find(open)?;
         let shards = u32::try_from(run.shards.len()).unwrap_or(1).max(1);
-        Some(VerifyOrder { number: run.number, spec: run.spec, most_listed: (MOST_LISTED / shards).max(1) })
+        let most_listed = (MOST_LISTED / shards).max(1);
+        let of = run.spec.unwrap_or_default().repair_of;
+        let found = self.0.iter().filter(|run| of > 0 && run.number == of).flat_map(|run| &run.shards);
+        let repair = found.filter(|shard| shard.index == index).flat_map(|shard| &shard.differences);
+        let repair = repair.filter(|found| REPAIRED.contains(&found.kind.as_str())).cloned().collect();
+        Some(VerifyOrder { number: run.number, spec: run.spec, most_listed, repair })
+    }
+
+    /// What it takes to repair what a run found; number 0: the last one.
+    pub fn repair(&self, number: u64) -> Result<VerifySpec> {
+        let wrong = |what: String| Err(Error::new(Code::InvalidRequest, what));
+        let Some(run) = self.get(number) else { return wrong("there is no such verification".into()) };
+        let mut found = run.shards.iter().flat_map(|shard| &shard.differences);
+        if run.state() != VerifyState::Done || !found.any(|found| REPAIRED.contains(&found.kind.as_str())) {
+            return wrong(format!("verification {} lists nothing that can be repaired", run.number));
+        }
+        Ok(VerifySpec { repair_of: run.number, ..run.spec.unwrap_or_default() })
     }
 
     /// What the holder of a shard says of it.

@@ -1,0 +1,260 @@
+//! Repair: keys of the source are written to the target anew, while the stream goes on, by the shard's own fenced writer.
+//!
+//! The source tells some keys and its offset in one transaction; the driver takes the stream up to exactly that offset, and not a byte further,
+//! writes the copies there, and goes on. So the copies stand in the stream where they belong: nothing older comes behind them, and nothing is skipped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use dts_common::error::{Code, Error, Result};
+use dts_common::redis::resp;
+use dts_proto::v1::Directive;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
+use tokio::sync::{Notify, oneshot};
+
+use crate::apply::{Driver, Mode};
+use crate::client::{Client, Info};
+use crate::endpoint::Side;
+use crate::route::{Chunk, Commit, SnapshotEncoder};
+use crate::target::Destination;
+use crate::topology::Owner;
+
+/// Keys that are asked for in one transaction of the source.
+pub const AT_ONCE: usize = 16;
+
+/// Where a shard's driver finds what is to be repaired, in whatever attempt it is.
+#[derive(Clone, Debug, Default)]
+pub struct Mends {
+    waiting: Arc<Mutex<Option<Request>>>,
+    asked: Arc<Notify>,
+}
+
+/// Keys of one database of the source.
+#[derive(Debug)]
+pub struct Request {
+    db: u32,
+    keys: Vec<Vec<u8>>,
+    done: oneshot::Sender<Result<()>>,
+}
+
+impl Mends {
+    /// Has keys written anew; at most [`AT_ONCE`]. Whoever asks while somebody else waits takes the place.
+    pub async fn mend(&self, db: u32, keys: Vec<Vec<u8>>) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Request { db, keys, done });
+        self.asked.notify_one();
+        let lost = || Error::new(Code::TargetRewound, "the shard began anew before the keys were repaired");
+        answer.await.map_err(|_| lost())?
+    }
+
+    fn take(&self) -> Option<Request> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Something may be there to take.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+}
+
+/// Keys as they were at one offset of the source.
+#[derive(Debug)]
+struct Copies {
+    offset: u64,
+    /// `None`: not there.
+    keys: Vec<(Vec<u8>, Option<Copy>)>,
+}
+
+/// Serialised, and the expiry in ms since 1970.
+type Copy = (Bytes, Option<i64>);
+
+impl Driver {
+    /// Repairs what was asked for, if the stream runs. An error of the repair alone goes to whoever asked.
+    pub(crate) async fn mend(&mut self) -> Result<()> {
+        let streams = matches!(self.mode, Mode::Streaming(_)) && *self.directive.borrow() == Directive::Run;
+        let Some(Request { db, keys, done }) = self.context.mends.take().filter(|_| streams) else { return Ok(()) };
+        let mended = match self.readable(db, keys).await {
+            Ok(copies) => self.put(db, &copies).await?,
+            Err(error) => Err(error),
+        };
+        let _told_or_gone = done.send(mended);
+        Ok(())
+    }
+
+    async fn readable(&mut self, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
+        let unsupported = |why: &str| Err(Error::new(Code::InvalidRequest, why));
+        if matches!(self.context.destination, Destination::Cluster(_)) {
+            return unsupported("keys of a cluster as the target cannot be repaired by this version");
+        }
+        match &self.mode {
+            Mode::Streaming(encoder) if encoder.position().history.is_none() => {
+                unsupported("a source that speaks SYNC only tells no offsets to repair at")
+            }
+            _ => copies(&mut Client::connect(&self.context.source, Side::Source).await?, db, keys).await,
+        }
+    }
+
+    /// The outer error ends the attempt, the inner one is the repair's.
+    async fn put(&mut self, db: u32, copies: &Copies) -> Result<Result<()>> {
+        let disturbed = |why: &str| Ok(Err(Error::new(Code::TargetRewound, why)));
+        self.cut_at = Some(copies.offset);
+        let reached = loop {
+            let Mode::Streaming(encoder) = &self.mode else { break None };
+            let offset = encoder.position().offset;
+            if offset >= copies.offset {
+                break Some(offset);
+            }
+            // The stream was taken up to there, and is in the middle of something: the offset is not of this history.
+            if self.released() || self.ahead.is_some() {
+                break None;
+            }
+            self.step_on().await?;
+        };
+        self.cut_at = None;
+        if reached != Some(copies.offset) {
+            return disturbed("the stream does not pass the offset of the copies");
+        }
+        self.flush().await?;
+        if self.outlet.is_open() {
+            return disturbed("a transaction is open where the copies belong");
+        }
+        self.outlet.settled().await?;
+        let chunks = match self.encode(db, copies) {
+            Ok(chunks) => chunks,
+            Err(error) => return Ok(Err(error)),
+        };
+        for chunk in chunks {
+            self.outlet.send(chunk).await?;
+        }
+        self.outlet.settled().await?;
+        Ok(Ok(()))
+    }
+
+    /// The copies in the way in which a snapshot is written, with the position that the stream has.
+    fn encode(&mut self, db: u32, copies: &Copies) -> Result<Vec<Chunk>> {
+        let context = &self.context;
+        let Mode::Streaming(stream) = &mut self.mode else { return Ok(Vec::new()) };
+        let Some(target_db) = context.selection.target_db(db) else { return Ok(Vec::new()) };
+        let mut encoder =
+            SnapshotEncoder::new(context.dialect, context.selection.clone(), None).owned_by(context.owner.clone());
+        // A key that this source has not may be another's, where names do not tell.
+        let alone = context.owner != Owner::Unnamed;
+        let ours = |key: &[u8], there: bool| {
+            (there || alone) && context.owner.may_own(key) && context.selection.covers(db, key)
+        };
+        let mut deletes = Vec::new();
+        resp::command(&mut deletes, &[b"SELECT", target_db.to_string().as_bytes()]);
+        let mut commands = 1;
+        // What is there goes first, whatever it is: a copy may be of another type, or not there.
+        for (key, _) in copies.keys.iter().filter(|(key, copy)| ours(key, copy.is_some())) {
+            resp::command(&mut deletes, &[b"DEL", key]);
+            commands += 1;
+        }
+        resp::command(&mut deletes, &[b"SELECT", b"0"]);
+        commands += 1;
+        let mut chunks = Vec::new();
+        if let Some(snapshot) = snapshot(db, copies) {
+            encoder.feed(&snapshot)?;
+            let facts = encoder.finish()?;
+            stream.hold(copies.keys.iter().map(|(key, _)| (target_db, key.as_slice())), facts.holds_field_expiry);
+            while let Some(chunk) = encoder.next_chunk(true) {
+                chunks.push(chunk);
+            }
+        }
+        let commit = Commit {
+            position: Some(stream.position()),
+            holds_field_expiry: stream.holds_field_expiry(),
+            progress: stream.progress(),
+        };
+        // One transaction: nobody sees the keys gone.
+        let last = chunks.len();
+        let mut all = vec![Chunk { bytes: deletes.into(), commands, commit: None, marks: Vec::new() }];
+        all.extend(chunks);
+        for (index, chunk) in all.iter_mut().enumerate() {
+            chunk.commit = (index == last).then(|| commit.clone());
+        }
+        Ok(all)
+    }
+}
+
+/// Asks the source for keys, and for its offset, at one moment.
+async fn copies(client: &mut Client, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
+    client.call(&[b"SELECT", db.to_string().as_bytes()]).await?;
+    client.call(&[b"MULTI"]).await?;
+    client.call(&[b"TIME"]).await?;
+    for key in &keys {
+        client.call(&[b"DUMP", key]).await?;
+        client.call(&[b"PTTL", key]).await?;
+    }
+    client.call(&[b"INFO", b"replication"]).await?;
+    let wrong = || Error::new(Code::SourceProtocol, "the source answers EXEC with something else");
+    let BytesFrame::Array(answers) = client.call(&[b"EXEC"]).await? else { return Err(wrong()) };
+    let [time, found @ .., replication] = answers.as_slice() else { return Err(wrong()) };
+    let now = millis(time).ok_or_else(wrong)?;
+    let offset = Info::of(replication).number("master_repl_offset").ok_or_else(wrong)?;
+    let copy = |(key, answers): (Vec<u8>, &[BytesFrame])| {
+        let copy = match answers {
+            [BytesFrame::BulkString(bytes), BytesFrame::Integer(left)] if *left != -2 => {
+                Some((bytes.clone(), (*left >= 0).then(|| now.saturating_add(*left))))
+            }
+            [BytesFrame::Error(text), _] => {
+                return Err(Error::new(Side::Source.refusal(text), format!("the source refuses DUMP: {text}")));
+            }
+            _ => None,
+        };
+        Ok((key, copy))
+    };
+    let keys = keys.into_iter().zip(found.chunks(2)).map(copy).collect::<Result<Vec<_>>>()?;
+    Ok(Copies { offset, keys })
+}
+
+fn millis(time: &BytesFrame) -> Option<i64> {
+    let BytesFrame::Array(parts) = time else { return None };
+    let number = |at: usize| parts.get(at)?.as_str()?.parse::<i64>().ok();
+    Some(number(0)? * 1000 + number(1)? / 1000)
+}
+
+/// Version and checksum at the end of what DUMP gives.
+const FOOTER: usize = 10;
+
+/// A payload as a source sends it, of those keys that are there; `None` if none is.
+fn snapshot(db: u32, copies: &Copies) -> Option<Vec<u8>> {
+    let there = copies.keys.iter().filter_map(|(key, copy)| Some((key, copy.as_ref()?)));
+    let mut bytes = Vec::new();
+    for (key, (dump, expiry)) in there {
+        let body = dump.get(..dump.len().checked_sub(FOOTER)?)?;
+        let (kind, value) = body.split_first()?;
+        if bytes.is_empty() {
+            let version = dump.get(body.len()..body.len() + 2)?;
+            let version = u16::from_le_bytes([*version.first()?, *version.get(1)?]);
+            // Valkey counts from 80, and has a name of its own since.
+            bytes = match version {
+                80.. => format!("VALKEY{version:03}").into_bytes(),
+                _ => format!("REDIS{version:04}").into_bytes(),
+            };
+            bytes.push(0xfe);
+            length(&mut bytes, db.into());
+        }
+        if let Some(at) = expiry {
+            bytes.push(0xfc);
+            bytes.extend_from_slice(&at.to_le_bytes());
+        }
+        bytes.push(*kind);
+        length(&mut bytes, key.len() as u64);
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(value);
+    }
+    if bytes.is_empty() {
+        return None;
+    }
+    // Without a checksum: it came over a connection of ours, whole.
+    bytes.push(0xff);
+    bytes.extend_from_slice(&[0; 8]);
+    Some(bytes)
+}
+
+/// A length in its longest form, which every version reads.
+fn length(out: &mut Vec<u8>, length: u64) {
+    out.push(0x81);
+    out.extend_from_slice(&length.to_be_bytes());
+}
