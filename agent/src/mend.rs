@@ -1,9 +1,11 @@
-//! Repair: keys of the source are written to the target anew, while the stream goes on, by the shard's own fenced writer.
+//! Keys of the source brought face to face with the target, at one place of the stream: to compare them, or to write them anew.
 //!
-//! The source tells some keys and its offset in one transaction; the driver takes the stream up to exactly that offset, and not a byte further,
-//! writes the copies there, and goes on. So the copies stand in the stream where they belong: nothing older comes behind them, and nothing is skipped.
+//! The source tells some keys and its offset in one transaction; the driver takes the stream up to exactly that offset, and not a byte further.
+//! There it compares the target's keys with the copies, which is exact however busy a key is; or writes the copies, by the shard's own fenced writer:
+//! nothing older comes behind them, and nothing is skipped. Then the stream goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
@@ -11,9 +13,11 @@ use dts_common::redis::resp;
 use dts_proto::v1::Directive;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use crate::apply::{Driver, Mode};
 use crate::client::{Client, Info};
+use crate::compare::{Canonical, Likeness};
 use crate::endpoint::Side;
 use crate::route::{Chunk, Commit, SnapshotEncoder};
 use crate::target::Destination;
@@ -21,6 +25,8 @@ use crate::topology::Owner;
 
 /// Keys that are asked for in one transaction of the source.
 pub const AT_ONCE: usize = 16;
+/// A driver looks for requests between two records.
+const WITHIN: Duration = Duration::from_secs(120);
 
 /// Where a shard's driver finds what is to be repaired, in whatever attempt it is.
 #[derive(Clone, Debug, Default)]
@@ -34,17 +40,35 @@ pub struct Mends {
 pub struct Request {
     db: u32,
     keys: Vec<Vec<u8>>,
-    done: oneshot::Sender<Result<()>>,
+    ask: Ask,
+    done: oneshot::Sender<Result<Vec<Likeness>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Mend,
+    /// With expiries that may be apart by so many ms.
+    Compare(u64),
 }
 
 impl Mends {
     /// Has keys written anew; at most [`AT_ONCE`]. Whoever asks while somebody else waits takes the place.
     pub async fn mend(&self, db: u32, keys: Vec<Vec<u8>>) -> Result<()> {
+        self.ask(db, keys, Ask::Mend).await.map(drop)
+    }
+
+    /// Compares keys at one place of the stream, each in turn; at most [`AT_ONCE`].
+    pub async fn compare(&self, db: u32, keys: Vec<Vec<u8>>, tolerance_ms: u64) -> Result<Vec<Likeness>> {
+        self.ask(db, keys, Ask::Compare(tolerance_ms)).await
+    }
+
+    async fn ask(&self, db: u32, keys: Vec<Vec<u8>>, ask: Ask) -> Result<Vec<Likeness>> {
         let (done, answer) = oneshot::channel();
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Request { db, keys, done });
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Request { db, keys, ask, done });
         self.asked.notify_one();
-        let lost = || Error::new(Code::TargetRewound, "the shard began anew before the keys were repaired");
-        answer.await.map_err(|_| lost())?
+        let lost = |_| Error::new(Code::TargetRewound, "the shard does not come to look at single keys");
+        let answer = timeout(WITHIN, answer).await.map_err(|_| Error::new(Code::TargetBusy, "the shard is busy"))?;
+        answer.map_err(lost)?
     }
 
     fn take(&self) -> Option<Request> {
@@ -72,13 +96,45 @@ impl Driver {
     /// Repairs what was asked for, if the stream runs. An error of the repair alone goes to whoever asked.
     pub(crate) async fn mend(&mut self) -> Result<()> {
         let streams = matches!(self.mode, Mode::Streaming(_)) && *self.directive.borrow() == Directive::Run;
-        let Some(Request { db, keys, done }) = self.context.mends.take().filter(|_| streams) else { return Ok(()) };
-        let mended = match self.readable(db, keys).await {
-            Ok(copies) => self.put(db, &copies).await?,
+        let Some(Request { db, keys, ask, done }) = self.context.mends.take().filter(|_| streams) else {
+            return Ok(());
+        };
+        let answer = match self.face(db, keys, ask).await {
+            Ok(answer) => answer?,
             Err(error) => Err(error),
         };
-        let _told_or_gone = done.send(mended);
+        let _told_or_gone = done.send(answer);
         Ok(())
+    }
+
+    /// The outer error is the asker's, the inner one ends the attempt.
+    async fn face(&mut self, db: u32, keys: Vec<Vec<u8>>, ask: Ask) -> Result<Result<Result<Vec<Likeness>>>> {
+        let mut target = Client::connect(&self.context.target, Side::Target).await?;
+        let copies = self.readable(db, keys).await?;
+        match self.come_to(copies.offset).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(error) => return Ok(Err(error)),
+        }
+        Ok(match ask {
+            Ask::Mend => self.put(db, &copies).await,
+            Ask::Compare(tolerance_ms) => Ok(self.likeness(&mut target, db, &copies, tolerance_ms).await),
+        })
+    }
+
+    async fn likeness(
+        &self,
+        target: &mut Client,
+        db: u32,
+        copies: &Copies,
+        tolerance_ms: u64,
+    ) -> Result<Vec<Likeness>> {
+        let Some(target_db) = self.context.selection.target_db(db) else { return Ok(Vec::new()) };
+        let names: Vec<Vec<u8>> = copies.keys.iter().map(|(key, _)| key.clone()).collect();
+        let there = self::copies(target, Side::Target, target_db, names.clone()).await?;
+        let here = Canonical::of(snapshot(db, copies).as_deref())?;
+        let there = Canonical::of(snapshot(target_db, &there).as_deref())?;
+        Ok(names.iter().map(|key| here.likeness(&there, key, tolerance_ms)).collect())
     }
 
     async fn readable(&mut self, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
@@ -90,18 +146,21 @@ impl Driver {
             Mode::Streaming(encoder) if encoder.position().history.is_none() => {
                 unsupported("a source that speaks SYNC only tells no offsets to repair at")
             }
-            _ => copies(&mut Client::connect(&self.context.source, Side::Source).await?, db, keys).await,
+            _ => {
+                let mut source = Client::connect(&self.context.source, Side::Source).await?;
+                copies(&mut source, Side::Source, db, keys).await
+            }
         }
     }
 
-    /// The outer error ends the attempt, the inner one is the repair's.
-    async fn put(&mut self, db: u32, copies: &Copies) -> Result<Result<()>> {
+    /// Takes the stream up to this offset. The outer error ends the attempt, the inner one is the asker's.
+    async fn come_to(&mut self, goal: u64) -> Result<Result<()>> {
         let disturbed = |why: &str| Ok(Err(Error::new(Code::TargetRewound, why)));
-        self.cut_at = Some(copies.offset);
+        self.cut_at = Some(goal);
         let reached = loop {
             let Mode::Streaming(encoder) = &self.mode else { break None };
             let offset = encoder.position().offset;
-            if offset >= copies.offset {
+            if offset >= goal {
                 break Some(offset);
             }
             // The stream was taken up to there, and is in the middle of something: the offset is not of this history.
@@ -111,7 +170,7 @@ impl Driver {
             self.step_on().await?;
         };
         self.cut_at = None;
-        if reached != Some(copies.offset) {
+        if reached != Some(goal) {
             return disturbed("the stream does not pass the offset of the copies");
         }
         self.flush().await?;
@@ -119,6 +178,11 @@ impl Driver {
             return disturbed("a transaction is open where the copies belong");
         }
         self.outlet.settled().await?;
+        Ok(Ok(()))
+    }
+
+    /// Writes the copies. The outer error ends the attempt, the inner one is the asker's.
+    async fn put(&mut self, db: u32, copies: &Copies) -> Result<Result<Vec<Likeness>>> {
         let chunks = match self.encode(db, copies) {
             Ok(chunks) => chunks,
             Err(error) => return Ok(Err(error)),
@@ -127,7 +191,7 @@ impl Driver {
             self.outlet.send(chunk).await?;
         }
         self.outlet.settled().await?;
-        Ok(Ok(()))
+        Ok(Ok(Vec::new()))
     }
 
     /// The copies in the way in which a snapshot is written, with the position that the stream has.
@@ -177,8 +241,8 @@ impl Driver {
     }
 }
 
-/// Asks the source for keys, and for its offset, at one moment.
-async fn copies(client: &mut Client, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
+/// Asks a server for keys, and for its offset, at one moment.
+async fn copies(client: &mut Client, side: Side, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
     client.call(&[b"SELECT", db.to_string().as_bytes()]).await?;
     client.call(&[b"MULTI"]).await?;
     client.call(&[b"TIME"]).await?;
@@ -187,7 +251,7 @@ async fn copies(client: &mut Client, db: u32, keys: Vec<Vec<u8>>) -> Result<Copi
         client.call(&[b"PTTL", key]).await?;
     }
     client.call(&[b"INFO", b"replication"]).await?;
-    let wrong = || Error::new(Code::SourceProtocol, "the source answers EXEC with something else");
+    let wrong = || Error::new(side.lost(), "a server answers EXEC with something else");
     let BytesFrame::Array(answers) = client.call(&[b"EXEC"]).await? else { return Err(wrong()) };
     let [time, found @ .., replication] = answers.as_slice() else { return Err(wrong()) };
     let now = millis(time).ok_or_else(wrong)?;
@@ -198,7 +262,7 @@ async fn copies(client: &mut Client, db: u32, keys: Vec<Vec<u8>>) -> Result<Copi
                 Some((bytes.clone(), (*left >= 0).then(|| now.saturating_add(*left))))
             }
             [BytesFrame::Error(text), _] => {
-                return Err(Error::new(Side::Source.refusal(text), format!("the source refuses DUMP: {text}")));
+                return Err(Error::new(side.refusal(text), format!("a server refuses DUMP: {text}")));
             }
             _ => None,
         };

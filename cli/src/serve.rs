@@ -192,7 +192,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     config.tls = arguments.tls()?;
     let coordinator = dts_coordinator::app::bind(config).await?;
     tracing::info!(address = %coordinator.local_addr(), "coordinator listening");
-    Ok(coordinator.run(until_signal()?).await?)
+    Ok(Box::pin(coordinator.run(until_signal()?)).await?)
 }
 
 pub(crate) async fn agent(arguments: AgentArguments) -> Result<()> {

@@ -350,11 +350,11 @@ async fn asked(arguments: Arguments) -> Result<u8> {
         }
         Verb::Check(verb) => match check::run(verb, &mut client, json).await? {
             Some(task) => task,
-            None => return Ok(()),
+            None => return Ok(COMPLETED),
         },
         Verb::Life(verb) => match life::run(verb, &mut client, json).await? {
             Some(task) => task,
-            None => return Ok(()),
+            None => return Ok(COMPLETED),
         },
         Verb::Pause { id } => {
             let id = only(&mut client, id).await?;

@@ -213,6 +213,7 @@ impl Sides {
             rounds: arguments.rounds,
             most_listed: arguments.max_differences,
             task_runs: false,
+            faces: None,
             scratch: arguments.scratch_dir.clone(),
         })
     }

@@ -1,4 +1,5 @@
-//! Side by side, in one run: full copy and incremental sync by native `REPLICAOF`, by `dts`, and by other tools.
+//! Side by side, in one run: full copy and incremental sync by native `REPLICAOF`, by `dts`, and by other tools; verification
+//! against reading both sides.
 
 mod cluster;
 mod contender;
@@ -6,6 +7,7 @@ mod dataset;
 mod full;
 mod incremental;
 mod report;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -25,7 +27,7 @@ struct Plan {
 }
 
 const USAGE: &str = "bench [--keys N] [--dataset mixed|values-1k] [--rounds N] [--commands N] [--server redis-7.0] \
-    [--dts PATH] [--only full|incremental|cluster] [--tool NAME='command {source} {target}']… [--json FILE]";
+    [--dts PATH] [--only full|incremental|verify|cluster] [--tool NAME='command {source} {target}']… [--json FILE]";
 
 fn plan() -> Result<Plan> {
     let (mut keys, mut kind) = (300_000, "mixed".to_owned());
@@ -78,6 +80,9 @@ fn main() -> Result<()> {
     }
     if wanted("incremental") {
         tables.push(incremental::run(&plan)?);
+    }
+    if wanted("verify") {
+        tables.push(verify::run(&plan)?);
     }
     // Takes many servers, and is run by itself.
     if plan.only.as_deref() == Some("cluster") {

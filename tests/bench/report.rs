@@ -9,11 +9,23 @@ pub(crate) struct Table {
     title: String,
     columns: Vec<String>,
     rows: Vec<(String, Vec<Vec<f64>>)>,
+    /// What the first row is.
+    first: &'static str,
 }
 
 impl Table {
     pub(crate) fn new(title: String, columns: &[&str]) -> Self {
-        Self { title, columns: columns.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new() }
+        Self {
+            title,
+            columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+            rows: Vec::new(),
+            first: "native",
+        }
+    }
+
+    /// The first row is this, and not native replication.
+    pub(crate) fn against(self, first: &'static str) -> Self {
+        Self { first, ..self }
     }
 
     /// One round of one contender.
@@ -29,7 +41,7 @@ impl Table {
         for column in &self.columns {
             let _ = write!(out, " {column} |");
         }
-        let _ = write!(out, " {} / native |\n|{}", self.columns[0], "---|".repeat(self.columns.len() + 2));
+        let _ = write!(out, " {} / {} |\n|{}", self.columns[0], self.first, "---|".repeat(self.columns.len() + 2));
         let native = self.rows.first().map_or(1.0, |(_, rounds)| median(rounds, 0));
         for (name, rounds) in &self.rows {
             let _ = write!(out, "\n| {name} |");

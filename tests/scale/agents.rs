@@ -108,5 +108,6 @@ fn shard(assignment: &Assignment, beats: u64) -> ShardReport {
         shard_index: assignment.shard_index,
         epoch: assignment.epoch,
         status: Some(status),
+        verify: None,
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Memory is bounded: keys come page by page, large values in pieces, suspects that are many go to disk.
 
+mod canonical;
 mod count;
 mod finding;
 mod follow;
@@ -27,6 +28,7 @@ mod values;
 mod view;
 mod walk;
 
+pub use canonical::{Canonical, Likeness};
 pub use finding::{Difference, Finding, Kind};
 pub use follow::Follow;
 pub use order::Ordered;

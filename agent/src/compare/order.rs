@@ -7,7 +7,7 @@ use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{self, ShardPhase, VerifyOrder, VerifyOutcome, VerifyReport, VerifyShard, VerifySpec, VerifyState};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backward, Difference, Follow, Mode, Outcome, Part, Plan, Progress, Rate, Report, parts, recheck, run};
@@ -25,8 +25,6 @@ const ROUNDS: u32 = 5;
 const TRIES: u32 = 30;
 const BEFORE_THE_NEXT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A driver looks for repairs between two records.
-const MEND_WITHIN: Duration = Duration::from_secs(120);
 /// What the names of listed keys may come to: they are stored.
 const MOST_BYTES: usize = 256 << 10;
 
@@ -157,8 +155,7 @@ async fn repair(order: &VerifyOrder, job: &Job) -> Result<()> {
     for (db, keys) in by_db {
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();
         for keys in keys.chunks(AT_ONCE) {
-            let late = |_| Error::new(Code::TargetBusy, "the shard does not come to repair keys");
-            timeout(MEND_WITHIN, job.mends.mend(db, keys.to_vec())).await.map_err(late)??;
+            job.mends.mend(db, keys.to_vec()).await?;
         }
     }
     tracing::info!(shard = %job.shard, run = order.number, keys = order.repair.len(), "repaired");
@@ -201,6 +198,7 @@ async fn plan(spec: &VerifySpec, order: &VerifyOrder, job: &Job, board: &Board) 
         rounds: ROUNDS,
         most_listed: usize::try_from(order.most_listed).unwrap_or(usize::MAX),
         task_runs: true,
+        faces: (shards.as_slice() == [index]).then(|| job.mends.clone()),
         scratch: job.scratch.join("verify"),
         target,
     };

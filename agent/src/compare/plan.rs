@@ -10,6 +10,7 @@ use dts_common::selection::Selection;
 use super::{Mode, Rate};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
+use crate::mend::Mends;
 use crate::target::Destination;
 use crate::topology::{self, Kind, Owner, Topology};
 
@@ -60,6 +61,8 @@ pub struct Plan {
     pub most_listed: usize,
     /// Expiries may be held back by a task.
     pub task_runs: bool,
+    /// Compares keys of the one source that change all the time.
+    pub faces: Option<Mends>,
     /// For suspects, if they are many.
     pub scratch: PathBuf,
 }

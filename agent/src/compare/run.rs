@@ -15,7 +15,7 @@ use super::judge::{Judged, Key, Lane};
 use super::rate::Pace;
 use super::report::{Outcome, Progress, Report, Tally};
 use super::servers::{Abilities, Servers};
-use super::settle::settle;
+use super::settle::{Busy, settle};
 use super::setup::Setup;
 use super::suspects::{Suspect, Suspects};
 use super::walk::{Page, Walk};
@@ -335,7 +335,8 @@ impl<'a> Run<'a> {
     async fn settle(&mut self) -> Result<()> {
         let suspects = std::mem::replace(&mut self.suspects, self.tally.suspects());
         let Self { lane, follow, pace, tally, plan, .. } = self;
-        Box::pin(settle(lane, suspects, follow, plan.rounds, pace, tally)).await
+        let busy = Busy { faces: plan.faces.as_ref(), rounds: plan.rounds };
+        Box::pin(settle(lane, suspects, follow, &busy, pace, tally)).await
     }
 
     async fn open_lane(&self) -> Result<Lane> {

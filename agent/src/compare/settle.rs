@@ -8,6 +8,7 @@ use std::time::Duration;
 use dts_common::error::Result;
 use redis_protocol::resp2::types::BytesFrame;
 
+use super::canonical::Likeness;
 use super::finding::{Difference, Finding, Kind};
 use super::follow::Follow;
 use super::judge::{Key, Lane};
@@ -15,8 +16,10 @@ use super::rate::Pace;
 use super::reply;
 use super::report::Tally;
 use super::servers::Batch;
+use super::setup::Setup;
 use super::suspects::{Suspect, Suspects};
 use crate::endpoint::Side;
+use crate::mend::{AT_ONCE, Mends};
 
 /// Keys that are watched together.
 const TOGETHER: usize = 64;
@@ -26,26 +29,38 @@ const STRIKES: u8 = 2;
 const MORE_ROUNDS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+const LONGEST_KNOWN: Duration = Duration::from_millis(300);
+
+/// What is done about keys that change all the time.
+pub(super) struct Busy<'a> {
+    /// Compares them at one place of the stream.
+    pub(super) faces: Option<&'a Mends>,
+    /// Rounds before that.
+    pub(super) rounds: u32,
+}
 
 /// Judges the suspects until each is found equal, different, or too busy to tell.
 pub(super) async fn settle(
     lane: &mut Lane,
     mut suspects: Suspects,
     follow: &Follow,
-    rounds: u32,
+    busy: &Busy<'_>,
     pace: &mut Pace,
     tally: &mut Tally,
 ) -> Result<()> {
     let watches = can_watch(lane).await?;
-    let last = if follow.is_known() { rounds.max(STRIKES.into()) } else { rounds };
+    let last = if follow.is_known() { busy.rounds.max(STRIKES.into()) } else { busy.rounds };
+    let more = if busy.faces.is_some() { 0 } else { MORE_ROUNDS };
+    // Where the target is known to have caught up a pause waits for nothing but a quiet moment of the key.
+    let longest = if follow.is_known() { LONGEST_KNOWN } else { LONGEST_PAUSE };
     let mut pause = FIRST_PAUSE;
-    for round in 1..=last + MORE_ROUNDS {
+    for round in 1..=last + more {
         if suspects.count() == 0 {
             return Ok(());
         }
         tally.round(round, suspects.count());
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
         let mut next = tally.suspects();
         let mut taken = suspects.take()?;
         while let Some(page) = taken.next_page(TOGETHER)? {
@@ -69,14 +84,39 @@ pub(super) async fn settle(
         suspects = next;
     }
     let mut taken = suspects.take()?;
-    while let Some(page) = taken.next_page(TOGETHER)? {
-        for suspect in page {
-            let target_db = lane.setup.selection.target_db(suspect.db).unwrap_or(suspect.db);
-            let finding = Finding::new(Kind::Value, "changed all the time", "differed each time");
-            tally.unsettled(Difference { db: suspect.db, target_db, key: suspect.key.name, finding });
+    while let Some(page) = taken.next_page(AT_ONCE)? {
+        let Some(db) = page.first().map(|first| first.db) else { continue };
+        let names: Vec<Vec<u8>> = page.iter().map(|suspect| suspect.key.name.clone()).collect();
+        let likenesses = match busy.faces {
+            Some(faces) => face(faces, db, names.clone(), &lane.setup).await?,
+            None => vec![Likeness::Unknown; names.len()],
+        };
+        let target_db = lane.setup.selection.target_db(db).unwrap_or(db);
+        for (key, likeness) in names.into_iter().zip(likenesses) {
+            let said = match likeness {
+                Likeness::Same => continue,
+                Likeness::Differs => "another value or expiry at one offset",
+                Likeness::Unknown => "changed all the time, and differed each time",
+            };
+            let difference = Difference { db, target_db, key, finding: Finding::new(Kind::Value, said, said) };
+            match likeness {
+                Likeness::Differs => tally.difference(difference),
+                _ => tally.unsettled(difference),
+            }
         }
     }
     Ok(())
+}
+
+/// At one place of the stream, where that can be done.
+async fn face(faces: &Mends, db: u32, names: Vec<Vec<u8>>, setup: &Setup) -> Result<Vec<Likeness>> {
+    let tolerance = u64::try_from(setup.tolerance.as_millis()).unwrap_or(u64::MAX);
+    match faces.compare(db, names.clone(), tolerance).await {
+        Ok(likenesses) if likenesses.len() == names.len() => Ok(likenesses),
+        Err(error) if error.code.retry() => Err(error),
+        // A cluster as the target, or a source that tells no offsets.
+        _ => Ok(vec![Likeness::Unknown; names.len()]),
+    }
 }
 
 /// A suspect that differs.

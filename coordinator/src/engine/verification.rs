@@ -3,13 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::telemetry::traceparent;
 use dts_proto::v1::{
     CompleteTaskRequest, CompletionBarrier, CompletionOutcome, CompletionReport, Difference, ShardReport, Task,
     TaskAction, TaskState, Verification, VerifyMode, VerifyOutcome, VerifySpec, VerifyState,
 };
 use prost::Message as _;
 
-use super::{Engine, Held, answer, lost_race, not_found};
+use super::{Engine, Held, answer, life, lost_race, not_found};
 use crate::store::{Store, Transaction};
 use crate::verify::{Taken, page, shown};
 
@@ -148,6 +149,7 @@ impl<S: Store> Engine<S> {
         let id = request.id.as_str();
         let held = self.settled(&mut world, id).await?;
         let next = held.allowed(request.revision, TaskAction::Complete)?;
+        held.asked = traceparent();
         let gated = request.verify() != VerifyMode::Unspecified;
         let against = objections(held);
         if gated && request.force {
@@ -191,6 +193,7 @@ impl<S: Store> Engine<S> {
             report.waived = against;
             held.runs.cancel(0);
             held.task_mut().completion = Some(report);
+            life::prepare(held, TaskAction::Complete);
             self.enter(held, next).await?;
         }
         self.reconcile(&mut world).await?;
@@ -244,6 +247,7 @@ impl<S: Store> Engine<S> {
         report.decided_at = Some(SystemTime::now().into());
         held.task_mut().completion = Some(report);
         if outcome == CompletionOutcome::Verified {
+            life::prepare(held, TaskAction::Complete);
             return self.enter(held, TaskState::Completing).await;
         }
         self.save(held).await
