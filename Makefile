@@ -31,7 +31,7 @@ fuzz: setup
 # Side by side with native replication. More: make bench BENCH="--keys 3000000 --rounds 5 --tool 'name=command {source} {target}'"
 bench: setup
 	cargo build --release --bin dts
-	cargo run -q -p dts-tests --bin bench -- --dts target/release/dts --json target/bench.json $(BENCH)
+	cargo run -q --release -p dts-tests --bin bench -- --dts target/release/dts --json target/bench.json $(BENCH)
 
 check: setup
 	cargo fmt --all -- --check
