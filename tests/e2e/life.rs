@@ -182,8 +182,12 @@ fn from_the_form_to_the_end_step_by_step_with_a_coordinator_that_dies_at_every_s
     assert_equal(&source, &target)?;
     ensure!(keys_of_ours(&target)? == 0);
     let events = desk.call("ListTaskEvents", json!({}))?.to_string();
-    for told in [r#"acknowledged by \"me\": a test"#, "is being copied", "pause was asked for", "everything was moved"]
-    {
+    for told in [
+        r#"acknowledged by \"me\": a test"#,
+        "changes are being applied",
+        "pause was asked for",
+        "everything was moved",
+    ] {
         ensure!(events.contains(told), "{told}: {events}");
     }
     ensure!(desk.call("ListChecks", json!({}))?["runs"].as_array().is_some_and(|runs| runs.len() == 3));

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{
-    AcknowledgeRequest, Acknowledgement, CheckKind, CheckOrder, CheckOutcome, CheckReport, CheckResult, CheckRun,
-    CheckState, Severity, Shard, Task, TaskAction, TaskState,
+    AcknowledgeRequest, Acknowledgement, Assignment, CheckKind, CheckOrder, CheckOutcome, CheckReport, CheckResult,
+    CheckRun, CheckState, Severity, Shard, Task, TaskAction, TaskState,
 };
 use prost::Message as _;
 use tokio::time::Instant;
@@ -152,11 +152,12 @@ impl<S: Store> Engine<S> {
                 if shard.agent_id != agent_id && !standby {
                     continue;
                 }
+                let traceparent = held.traces.get(&shard.index).cloned().unwrap_or_default();
                 out.push(CheckOrder {
                     run: run.number,
                     kind: if standby { CheckKind::Test.into() } else { run.kind },
                     standby,
-                    assignment: Some(assignment(&task.id, &spec, shard)),
+                    assignment: Some(Assignment { traceparent, ..assignment(&task.id, &spec, shard) }),
                     patience_ms: if starts && !standby { window.saturating_mul(1000) } else { 0 },
                     sample_ms: u32::try_from(sample.as_millis()).unwrap_or(u32::MAX),
                 });
