@@ -200,7 +200,7 @@ fn a_cluster_is_found_from_any_node_and_read_at_replicas_that_are_in_step() -> R
     let target = Server::start("redis-7.0", &[])?;
     let mut client = client_of(&cluster)?;
     fill(&mut client, 2000)?;
-    let load = Spread::start(client);
+    // Replicas are in step while nothing is written; the traffic begins once they are read.
     let asked = Command::new(binary()?).args(["discover", "--json", &cluster.nodes[4].url()]).output()?;
     let found: Value = serde_json::from_slice(&asked.stdout)?;
     ensure!(
@@ -216,6 +216,7 @@ fn a_cluster_is_found_from_any_node_and_read_at_replicas_that_are_in_step() -> R
     let replicas: Vec<String> = cluster.nodes[3..].iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
     let read = seen["shards"].as_array().into_iter().flatten().filter_map(|shard| shard["reading_from"].as_str());
     ensure!(read.clone().count() == 3 && read.clone().all(|at| replicas.iter().any(|replica| replica == at)), "{seen}");
+    let load = Spread::start(client);
     load.more(200);
     load.stop()?;
     complete(&state)?;

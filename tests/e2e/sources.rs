@@ -78,7 +78,12 @@ fn a_replica_that_has_lost_its_master_is_waited_for_until_it_has_it_again() -> R
         until("a lost link", || Ok(replica.info("master_link_status")? == "down"))?;
         let (_dir, state) = state()?;
         let dts = Dts::migrate(&replica.url(), &target.url(), &state, &[])?;
-        wait_for_reason(&dts, why).context(version)?;
+        // The check sees it first; a source that loses its master later says it in its own words.
+        dts.wait_for("the lost master by name", |event| {
+            let message = event["message"].as_str().unwrap_or_default();
+            event["code"] == "SOURCE_BUSY" && (message.contains(why) || message.contains("link to its master is down"))
+        })
+        .context(version)?;
         master.restart()?;
         dts.wait_for("a stream", |event| event["ready_to_complete"] == true).context(version)?;
         redis::cmd("SET").arg("later").arg("yes").exec(&mut master.connect()?)?;
