@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use dts_tests::cluster::Cluster;
+use dts_tests::cluster::{Cluster, nodes_of};
 use dts_tests::dts::{Dts, binary};
 use dts_tests::oracle::{assert_equal, assert_equal_nodes};
 use dts_tests::port::free_port;
@@ -200,7 +200,10 @@ fn a_cluster_is_found_from_any_node_and_read_at_replicas_that_are_in_step() -> R
     let target = Server::start("redis-7.0", &[])?;
     let mut client = client_of(&cluster)?;
     fill(&mut client, 2000)?;
-    // Replicas are in step while nothing is written; the traffic begins once they are read.
+    // A node that has not heard yet whose replica another is does not tell of it.
+    until("the node that is asked to know every replica", || {
+        Ok(nodes_of(&cluster.nodes[4])?.iter().filter(|node| node.master.is_some()).count() == 3)
+    })?;
     let asked = Command::new(binary()?).args(["discover", "--json", &cluster.nodes[4].url()]).output()?;
     let found: Value = serde_json::from_slice(&asked.stdout)?;
     ensure!(

@@ -9,7 +9,8 @@ use crate::{complete, state};
 
 /// What an agent may take: 64 MiB and its spool's memory (MISSION: 64 MiB + the configured spool memory).
 const SPOOL_MIB: u32 = 16;
-const MOST_MIB: u32 = 64 + SPOOL_MIB;
+/// The agent's bound, and something for the coordinator that runs in the same process.
+const MOST_MIB: u32 = 64 + SPOOL_MIB + 16;
 
 fn is_long() -> bool {
     std::env::var_os("DTS_LONG").is_some()
