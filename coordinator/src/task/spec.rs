@@ -57,7 +57,7 @@ pub fn check_complete(spec: &TaskSpec) -> Result<()> {
     if spec.target.is_some() {
         return Ok(());
     }
-    let message = "spec.sources and spec.target are missing: name them by UpdateTask (`dts task edit`) first";
+    let message = "spec.sources and spec.target are missing: name them by UpdateTask first";
     Err(Error::new(Code::InvalidRequest, message))
 }
 
