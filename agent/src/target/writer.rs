@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::claim::{CLAIM_STEP, Raised, fenced, raise};
 use super::connection::Connection;
+use super::refusal::{self, is_the_scripts_own, named};
 use super::reply::Reply;
 use super::{Applied, Checkpoint, Instruction, Phase, fence};
 use crate::endpoint::Endpoint;
@@ -259,19 +260,14 @@ impl Writer {
         for index in 0..elements {
             if let Some(text) = self.connection.element().await.map_err(Failure::Lost)?
                 && failed.is_none()
-                && !is_the_scripts_own(&text, || named(last_chunk, index.checked_sub(before)).0)
+                && !is_the_scripts_own(&text, || named(last_chunk, index.checked_sub(before)).name)
             {
                 failed = Some((index, text));
             }
         }
         match failed {
             None => Ok(()),
-            Some((index, text)) => {
-                let (name, key) = named(last_chunk, index.checked_sub(before));
-                let word = text.split(' ').next().unwrap_or_default();
-                let message = format!("the target refused {name}, which succeeded on the source ({word})");
-                Err(Failure::Final(Error::new(Code::Diverged, message).about_key(&key).quoting(&text)))
-            }
+            Some((index, text)) => Err(Failure::Final(refusal::of(last_chunk, index.checked_sub(before), &text))),
         }
     }
 
@@ -289,7 +285,7 @@ impl Writer {
     }
 
     fn not_queued(&self, text: &str, commands: &[u8], index: Option<u64>) -> Error {
-        let (name, _) = named(commands, index);
+        let name = named(commands, index).name;
         let error = self.connection.refused(text);
         Error { message: format!("{} (for {name}; nothing of its transaction was applied)", error.message), ..error }
     }
@@ -301,14 +297,6 @@ fn is_or_was_claimed(found: &Checkpoint, record: &Checkpoint) -> bool {
     let claims = found.sequence.checked_sub(record.sequence);
     claims.is_some_and(|raised| raised % CLAIM_STEP == 0)
         && Checkpoint { sequence: record.sequence, ..found.clone() } == *record
-}
-
-/// True for the error that a script ends with by itself: a source up to 4.0 sends a script that wrote something also when it
-/// failed then, as it does here.
-pub(super) fn is_the_scripts_own(text: &str, name: impl FnOnce() -> String) -> bool {
-    const THE_TARGETS: [&str; 7] =
-        ["NOSCRIPT", "OOM", "READONLY", "NOPERM", "MISCONF", "NOREPLICAS", "nknown Redis command"];
-    !THE_TARGETS.iter().any(|word| text.contains(word)) && matches!(name().as_str(), "EVAL" | "EVALSHA")
 }
 
 /// True if another shard of our task broke the record to take slots over.
@@ -324,47 +312,11 @@ pub(super) fn rewound(why: &str) -> Error {
     Error::new(Code::TargetRewound, why)
 }
 
-/// Name and first argument of the n-th command that begins in these bytes.
-pub(super) fn named(bytes: &[u8], index: Option<u64>) -> (String, Vec<u8>) {
-    let unknown = || ("a command".to_owned(), Vec::new());
-    let Some(index) = index else { return unknown() };
-    let mut parser = resp::CommandParser::default();
-    let mut at = 0;
-    for _ in 0..index {
-        match parser.parse(&bytes[at..]) {
-            Ok(Some(length)) => at += length,
-            _ => return unknown(),
-        }
-    }
-    match parser.parse(&bytes[at..]) {
-        Ok(Some(_)) => {
-            let argument = |index: usize| {
-                parser
-                    .arguments()
-                    .get(index)
-                    .map(|(start, end)| bytes[at + start..at + end].to_vec())
-                    .unwrap_or_default()
-            };
-            (String::from_utf8_lossy(&argument(0)).to_uppercase(), argument(1))
-        }
-        _ => unknown(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use dts_common::ids::Epoch;
 
     use super::*;
-
-    #[test]
-    fn the_error_of_a_script_is_its_own_unless_the_target_made_it() {
-        let of = |name: &'static str| move || name.to_owned();
-        assert!(is_the_scripts_own("ERR Error running script: no", of("EVAL")));
-        assert!(!is_the_scripts_own("ERR Error running script: -OOM command not allowed", of("EVAL")));
-        assert!(!is_the_scripts_own("NOSCRIPT No matching script", of("EVALSHA")));
-        assert!(!is_the_scripts_own("WRONGTYPE Operation", of("INCR")));
-    }
 
     #[test]
     fn a_lost_claim_is_not_taken_for_a_transaction() {

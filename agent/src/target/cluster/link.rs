@@ -12,8 +12,9 @@ use dts_common::redis::resp;
 use super::record;
 use crate::endpoint::Endpoint;
 use crate::target::connection::{Connection, Replies};
+use crate::target::refusal::{self, is_the_scripts_own, named};
 use crate::target::reply::Reply;
-use crate::target::writer::{is_the_scripts_own, named};
+
 use crate::target::{Checkpoint, fence};
 
 /// Who connects.
@@ -204,24 +205,19 @@ async fn outcome(item: &Item, replies: &mut Replies) -> Result<Outcome> {
             for index in 0..elements as u64 {
                 if let Some(text) = replies.element().await?
                     && failed.is_none()
-                    && !is_the_scripts_own(&text, || named(commands, Some(index)).0)
+                    && !is_the_scripts_own(&text, || named(commands, Some(index)).name)
                 {
                     failed = Some((index, text));
                 }
             }
-            Ok(failed.map_or(Outcome::Done, |(index, text)| {
-                let (name, key) = named(commands, Some(index));
-                let word = text.split(' ').next().unwrap_or_default();
-                let message = format!("the target refused {name}, which succeeded on the source ({word})");
-                Outcome::Failed(Error::new(Code::Diverged, message).about_key(&key).quoting(&text))
-            }))
+            Ok(failed.map_or(Outcome::Done, |(index, text)| Outcome::Failed(refusal::of(commands, Some(index), &text))))
         }
         Reply::Error(text) => {
             let (index, text) = first.unwrap_or((0, text));
             let outcome = refused(&text, replies);
             Ok(match outcome {
                 Outcome::Failed(error) => {
-                    let (name, _) = named(commands, u64::from(index).checked_sub(1));
+                    let name = named(commands, u64::from(index).checked_sub(1)).name;
                     let message = format!("{} (for {name}; nothing of its transaction was applied)", error.message);
                     Outcome::Failed(Error { message, ..error })
                 }

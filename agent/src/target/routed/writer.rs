@@ -13,8 +13,9 @@ use crate::retry::Retry;
 use crate::route::Commit;
 use crate::target::claim::fenced;
 use crate::target::connection::Connection;
+use crate::target::refusal::{diverged, is_the_scripts_own};
 use crate::target::reply::Reply;
-use crate::target::writer::{is_the_scripts_own, rewound};
+use crate::target::writer::rewound;
 use crate::target::{Applied, Checkpoint, Instruction, Notes, Phase, reserved_key};
 
 /// A command on which the endpoint hangs up so often, and not on the question before it, is one that it does not know.
@@ -305,9 +306,7 @@ impl Writer {
         if again || step.is_at_risk {
             return Ok(None);
         }
-        let word = text.split(' ').next().unwrap_or_default();
-        let message = format!("the target refused {}, which succeeded on the source ({word})", step.name);
-        Err(Error::new(Code::Diverged, message).about_key(&step.key).quoting(text))
+        Err(diverged(&step.name, &step.key, None, text))
     }
 }
 

@@ -4,11 +4,13 @@
 mod blob;
 mod cursor;
 mod decoder;
+mod module;
 mod pending;
 mod stream;
 mod value;
 
 pub use decoder::{Decoder, INLINE_LIMIT};
+pub use module::module_type;
 pub use value::kind as kind_of;
 
 use crate::error::{Code, Error, Result};
