@@ -10,7 +10,7 @@ use dts_proto::v1::agent_service_client::AgentServiceClient;
 use dts_proto::v1::{AgentMessage, CoordinatorMessage, Report, agent_message, coordinator_message};
 use metrics::{counter, gauge};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code as GrpcCode, Status, Streaming};
@@ -106,14 +106,20 @@ async fn try_session(
     gauge!("dts_agent_session").set(1.0);
     counter!("dts_agent_sessions_total").increment(1);
     backoff.reset();
-    let mut beat = interval(Duration::from_millis(u64::from(welcome.report_interval_ms).clamp(50, 60_000)));
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut every, mut beat) = (welcome.report_interval_ms, beat(welcome.report_interval_ms));
     let (mut newest, mut told) = (0, 0);
     loop {
         tokio::select! {
             message = next(&mut incoming) => match message? {
                 Some(coordinator_message::Message::Desired(desired)) if desired.revision >= newest => {
                     newest = desired.revision;
+                    let wanted = match desired.report_interval_ms {
+                        0 => welcome.report_interval_ms,
+                        wanted => wanted,
+                    };
+                    if wanted != every {
+                        (every, beat) = (wanted, self::beat(wanted));
+                    }
                     us.prober.ask(desired.probes.clone());
                     supervisor.reconcile(desired).await;
                 }
@@ -124,6 +130,12 @@ async fn try_session(
             () = us.changed.notified() => report(us, supervisor, &mut told, &reports).await?,
         }
     }
+}
+
+fn beat(millis: u32) -> Interval {
+    let mut beat = interval(Duration::from_millis(u64::from(millis).clamp(50, 60_000)));
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat
 }
 
 async fn next(

@@ -9,8 +9,9 @@ use dts_common::backoff::Backoff;
 use dts_common::error::{Code, Error, Result};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::alarm::Alarms;
 use crate::engine::Engine;
@@ -20,6 +21,8 @@ use crate::store::{Event, Lease, Store, Transaction, Versioned, Watch};
 const LEADER: &str = "leader";
 /// A leader that goes gives its lease back, if the store answers this soon.
 const RESIGN: Duration = Duration::from_secs(1);
+/// How soon it is noticed that an agent fell silent.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What a coordinator is now.
 pub enum Seat<S> {
@@ -159,13 +162,15 @@ impl Opener {
 
 /// Does the work of the clock until it is dropped.
 pub async fn keep_time<S: Store>(engine: &Engine<S>, agent_ttl: Duration) {
-    let mut tick = interval(agent_ttl / 4);
+    let (mut tick, mut look) = (interval(agent_ttl / 4), interval(LOOK));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = engine.registered() => {}
-        }
-        if let Err(error) = engine.tick().await {
+        let done = tokio::select! {
+            _ = tick.tick() => engine.tick().await,
+            () = engine.registered() => engine.tick().await,
+            _ = look.tick() => engine.look().await,
+        };
+        if let Err(error) = done {
             tracing::error!(%error, "the clock's work failed");
         }
     }
@@ -256,14 +261,9 @@ impl<S: Store> Candidate<S> {
             self.resign(lease).await;
         }
         Ok(committed?.map(|revision| {
-            let until = Arc::new(Mutex::new(self.until(sent)));
+            let until = Arc::new(Mutex::new(until(self.ttl, sent)));
             (lease, Term { revision, until, ends: CancellationToken::new() })
         }))
-    }
-
-    /// The store counts from when it heard us, so from later; the rest is for clocks that do not run alike.
-    fn until(&self, sent: Instant) -> Instant {
-        sent + self.ttl * 9 / 10
     }
 
     async fn lead(&self, lease: Lease, term: Term, cancel: &CancellationToken) -> Result<()> {
@@ -285,8 +285,9 @@ impl<S: Store> Candidate<S> {
             }
             Ok(())
         };
+        // By itself: a leader that is busy is no leader less.
+        let kept = AbortOnDropHandle::new(tokio::spawn(keep(self.store.clone(), self.ttl, lease, term.clone())));
         let ended: Result<()> = tokio::select! {
-            () = self.keep(lease, &term) => Ok(()),
             () = term.ends.cancelled() => Ok(()),
             () = cancel.cancelled() => Ok(()),
             failed = serve => failed,
@@ -294,6 +295,9 @@ impl<S: Store> Candidate<S> {
         tracing::info!(term = term.revision, "not leading any more");
         term.ends.cancel();
         self.seat.send_replace(Seat::Following(None));
+        if let Err(error) = kept.await {
+            tracing::error!(%error, "keeping the lead broke");
+        }
         self.resign(lease).await;
         match ended {
             Err(error) if error.code.retry() => {
@@ -304,22 +308,34 @@ impl<S: Store> Candidate<S> {
         }
     }
 
-    /// Keeps the lease until the term may be over.
-    async fn keep(&self, lease: Lease, term: &Term) {
-        loop {
-            let sent = Instant::now();
-            match timeout(term.until().saturating_duration_since(sent), self.store.keep_alive(lease)).await {
-                Ok(Ok(true)) => term.prolong(self.until(sent)),
-                Ok(Ok(false)) | Err(_) => return,
-                Ok(Err(error)) => tracing::warn!(%error, "the lead could not be confirmed"),
-            }
-            tokio::time::sleep(self.ttl / 5).await;
-        }
-    }
-
     async fn resign(&self, lease: Lease) {
         let _ended_or_runs_out = timeout(RESIGN, self.store.revoke(lease)).await;
     }
+}
+
+/// The store counts from when it heard us, so from later; the rest is for clocks that do not run alike.
+fn until(ttl: Duration, sent: Instant) -> Instant {
+    sent + ttl * 9 / 10
+}
+
+/// Keeps the lease until the term may be over, and ends the term then.
+async fn keep<S: Store>(store: S, ttl: Duration, lease: Lease, term: Term) {
+    let kept = async {
+        loop {
+            let sent = Instant::now();
+            match timeout(term.until().saturating_duration_since(sent), store.keep_alive(lease)).await {
+                Ok(Ok(true)) => term.prolong(until(ttl, sent)),
+                Ok(Ok(false)) | Err(_) => return,
+                Ok(Err(error)) => tracing::warn!(%error, "the lead could not be confirmed"),
+            }
+            tokio::time::sleep(ttl / 5).await;
+        }
+    };
+    tokio::select! {
+        () = kept => {}
+        () = term.ends.cancelled() => {}
+    }
+    term.ends.cancel();
 }
 
 #[cfg(test)]

@@ -4,7 +4,12 @@ mod assign;
 mod checking;
 mod fleet;
 mod life;
+mod mirror;
+mod orders;
+mod pace;
 mod probe;
+mod ring;
+mod roll;
 mod token;
 mod trail;
 #[cfg(test)]
@@ -12,33 +17,33 @@ mod upgrade;
 mod verification;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::telemetry::traceparent;
 use dts_proto::v1::{
-    self, DesiredState, Register, Report, Shard, ShardPhase, ShardStatus, Task, TaskAction, TaskSpec, TaskState,
+    self, Register, Report, Shard, ShardPhase, ShardReport, ShardStatus, Task, TaskAction, TaskSpec, TaskState,
 };
-use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use self::assign::{Moves, Refused, no_agent};
 use self::fleet::{Cordon, Session};
+use self::mirror::Mirror;
+use self::pace::Pace;
+use self::probe::cut_off;
+use self::roll::Roll;
 use crate::audit;
 use crate::secret::{Sealer, redact};
-use crate::store::{Lease, Store, Transaction, Versioned};
+use crate::store::{Store, Transaction, Versioned};
 use crate::task::{self, Observation, Seen, Step, Stored, actions, decide, requested, totals};
 use crate::verify::Runs;
 
 /// Under it stand the instances of living agents, by name.
 const AGENT: &str = "agent/";
 const SEAL: &str = "seal";
-/// Leases that are kept alive at a time.
-const AT_ONCE: usize = 32;
-
 /// The coordinator's mind.
 pub struct Engine<S> {
     store: S,
@@ -49,6 +54,7 @@ pub struct Engine<S> {
     registered: Notify,
     /// Number of the next entry of the audit trail, if it is known.
     trail: Mutex<Option<u64>>,
+    roll: Mutex<Roll>,
 }
 
 #[derive(Default)]
@@ -57,16 +63,19 @@ struct World {
     agents: BTreeMap<String, Session>,
     cordons: BTreeMap<String, Cordon>,
     moves: Moves,
-    desired_revision: u64,
+    pace: Pace,
 }
 
 struct Held {
+    id: Arc<str>,
     stored: Stored,
     /// What the store holds at `revision`: what is left of a change that it did not take.
     saved: Stored,
     revision: u64,
     /// A change of ours may have reached the store, or may not: nothing is changed before it was read again.
     unsure: bool,
+    /// At this revision there was nothing more to do, by the phases of then.
+    advanced: u64,
     statuses: HashMap<u32, ShardStatus>,
     /// Why nobody takes a shard that should go somewhere.
     refusals: BTreeMap<u32, Refused>,
@@ -75,30 +84,54 @@ struct Held {
     traces: HashMap<u32, String>,
     /// What agents report of the run that is going on.
     seen: HashMap<(String, u32), Seen>,
+    /// Who tries a shard in it without being the one to run it.
+    standbys: HashMap<u32, Vec<String>>,
     /// The run counts as ended then, whoever is still silent.
     deadline: Option<Instant>,
     runs: Runs,
+    mirror: Mirror,
 }
 
 impl Held {
     fn new(stored: Stored, revision: u64) -> Self {
         Self {
+            id: stored.task.as_ref().map(|task| task.id.as_str()).unwrap_or_default().into(),
             saved: stored.clone(),
             stored,
             revision,
             unsure: false,
+            advanced: 0,
             statuses: HashMap::new(),
             refusals: BTreeMap::new(),
             asked: String::new(),
             traces: HashMap::new(),
             seen: HashMap::new(),
+            standbys: HashMap::new(),
             deadline: None,
             runs: Runs::default(),
+            mirror: Mirror::default(),
         }
     }
 
     fn task(&self) -> Task {
-        self.stored.task.clone().unwrap_or_default()
+        self.view().clone()
+    }
+
+    fn view(&self) -> &Task {
+        static NONE: LazyLock<Task> = LazyLock::new(Task::default);
+        self.stored.task.as_ref().unwrap_or(&NONE)
+    }
+
+    fn shard(&self, index: u32) -> Option<&Shard> {
+        // Where it stands unless somebody numbers them otherwise one day.
+        let shards = &self.view().shards;
+        let at = usize::try_from(index).ok().and_then(|at| shards.get(at)).filter(|shard| shard.index == index);
+        at.or_else(|| shards.iter().find(|shard| shard.index == index))
+    }
+
+    /// True if the report is that of the agent that holds the shard, of its present epoch.
+    fn takes(&self, report: &ShardReport, agent_id: &str) -> bool {
+        self.shard(report.shard_index).is_some_and(|shard| shard.epoch == report.epoch && shard.agent_id == agent_id)
     }
 
     fn task_mut(&mut self) -> &mut Task {
@@ -111,10 +144,25 @@ impl Held {
         shards.sort_unstable_by_key(|(index, _)| **index);
         let (index, status) = shards.first()?;
         let mut reason = status.reason.clone()?;
-        if self.task().shards.len() > 1 {
+        if self.view().shards.len() > 1 {
             reason.message = format!("shard {index}: {}", reason.message);
         }
         Some(reason)
+    }
+
+    fn observation(&self) -> Observation {
+        let task = self.view();
+        let spec = task.spec.as_ref();
+        let phase = |shard: &Shard| self.statuses.get(&shard.index).map_or(ShardPhase::Unspecified, ShardStatus::phase);
+        Observation {
+            state: task.state(),
+            past: self.stored.past(),
+            lost: self.reason(ShardPhase::Failed).is_some_and(|reason| reason.code == Code::Fenced.as_str()),
+            held: self.stored.held,
+            mode: spec.map(TaskSpec::mode).unwrap_or_default(),
+            complete_when_caught_up: spec.is_some_and(|spec| spec.complete_when_caught_up),
+            phases: task.shards.iter().map(phase).collect(),
+        }
     }
 
     fn at_revision(&self, revision: u64) -> Result<()> {
@@ -128,7 +176,7 @@ impl Held {
     /// Where the action leads, if the task is at this revision and its state allows it.
     fn allowed(&self, revision: u64, action: TaskAction) -> Result<TaskState> {
         self.at_revision(revision)?;
-        let (past, state) = (self.stored.past(), self.task().state());
+        let (past, state) = (self.stored.past(), self.view().state());
         let releasing = past.releasing;
         requested(state, past, action).ok_or_else(|| {
             let allowed: Vec<_> = actions(state, releasing).iter().map(|action| action.as_str_name()).collect();
@@ -152,7 +200,7 @@ impl<S: Store> Engine<S> {
         world.cordons = Self::cordons(&store).await?;
         for (key, found) in store.list("task/").await? {
             let held = Held::new(decode(&key, &found)?, found.revision);
-            world.tasks.insert(held.task().id, held);
+            world.tasks.insert(held.id.to_string(), held);
         }
         let engine = Self {
             store,
@@ -162,8 +210,10 @@ impl<S: Store> Engine<S> {
             changed: watch::Sender::new(0),
             registered: Notify::new(),
             trail: Mutex::new(None),
+            roll: Mutex::default(),
         };
         engine.load_runs().await?;
+        engine.load_positions().await?;
         Ok(engine)
     }
 
@@ -232,7 +282,7 @@ impl<S: Store> Engine<S> {
             let key = format!("task/{id}");
             let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
             writes.extend(held.stored.locks.iter().map(|lock| (lock.clone(), None)));
-            writes.push((key.clone(), None));
+            writes.extend([(key.clone(), None), (mirror::key(id), None)]);
             writes.extend(Self::deletes_of_runs(held));
             let delete = Transaction { compares: vec![(key, held.revision)], writes, ..Transaction::default() };
             held.unsure = true;
@@ -255,7 +305,7 @@ impl<S: Store> Engine<S> {
         let mut world = self.world.lock().await;
         let held = self.settled(&mut world, id).await?;
         held.allowed(revision, TaskAction::Update)?;
-        if task::is_before_start(held.task().state()) {
+        if task::is_before_start(held.view().state()) {
             self.edit(held, from, paths).await?;
         } else {
             let task = held.task_mut();
@@ -269,8 +319,8 @@ impl<S: Store> Engine<S> {
         world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
     }
 
-    /// Takes an agent in; gives what it shall do, now and later.
-    pub async fn register(&self, register: &Register) -> Result<watch::Receiver<DesiredState>> {
+    /// Takes an agent in; what is given counts what it was told ([`Engine::desired`]), and is 0 until it was told anything.
+    pub async fn register(&self, register: &Register) -> Result<watch::Receiver<u64>> {
         let mut world = self.world.lock().await;
         let known = world.agents.get(&register.agent_id);
         let same = known.is_some_and(|session| session.instance_id == register.instance_id);
@@ -279,10 +329,9 @@ impl<S: Store> Engine<S> {
             let message = format!("agent id {} is in use by another process", register.agent_id);
             return Err(Error::new(Code::InvalidRequest, message));
         }
-        let lease = known.and_then(|session| session.lease).filter(|_| same);
         let new = Session::new(register.instance_id.clone(), register.clone());
-        let session = Session { connected: true, heard: true, lease, ..new };
-        let receiver = session.desired.subscribe();
+        let session = Session { connected: true, ..new };
+        let receiver = session.told.subscribe();
         tracing::info!(agent = register.agent_id, "agent registered");
         world.agents.insert(register.agent_id.clone(), session);
         self.registered.notify_one();
@@ -290,37 +339,47 @@ impl<S: Store> Engine<S> {
         Ok(receiver)
     }
 
-    /// The agent's stream, for which `desired` was given, ended; its lease runs on.
-    pub async fn disconnect(&self, agent_id: &str, desired: &watch::Receiver<DesiredState>) {
+    /// The agent's stream, for which `told` was given, ended; its lease runs on.
+    pub async fn disconnect(&self, agent_id: &str, told: &watch::Receiver<u64>) {
         let mut world = self.world.lock().await;
         // The agent may have come back on another stream already.
-        let of_this = |session: &&mut Session| session.desired.subscribe().same_channel(desired);
-        if let Some(session) = world.agents.get_mut(agent_id).filter(of_this) {
+        if let Some(session) = world.agents.get_mut(agent_id).filter(|session| session.listens(told)) {
             session.connected = false;
         }
     }
 
-    /// What an agent sees of its shards.
+    /// What an agent sees of its shards. Only news has consequences: a fleet that runs says the same again and again.
     pub async fn report(&self, agent_id: &str, report: Report) -> Result<()> {
         let mut world = self.world.lock().await;
-        if let Some(session) = world.agents.get_mut(agent_id) {
-            session.report(&report);
-        }
-        let World { tasks, moves, .. } = &mut *world;
-        moves.reported(tasks, agent_id, &report);
-        for mut shard in report.shards {
-            let Some(held) = world.tasks.get_mut(&shard.task_id) else { continue };
-            let ours =
-                |of: &&Shard| of.index == shard.shard_index && of.epoch == shard.epoch && of.agent_id == agent_id;
-            if held.task().shards.iter().any(|of| ours(&of)) {
-                self.take_verification(held, &mut shard).await?;
-                held.statuses.insert(shard.shard_index, shard.status.unwrap_or_default());
-                self.advance(held).await?;
+        let World { tasks, agents, moves, .. } = &mut *world;
+        let mut news = agents.get_mut(agent_id).is_some_and(|session| session.report(&report, moves.looks_at_ways()));
+        news |= moves.reported(tasks, agent_id, &report);
+        for shard in report.shards {
+            let Some(held) = tasks.get_mut(&shard.task_id) else { continue };
+            if held.takes(&shard, agent_id) {
+                news |= self.take_status(held, shard).await?;
             }
         }
-        self.take_checks(&mut world, agent_id, report.checks).await?;
+        news |= self.take_checks(&mut world, agent_id, report.checks).await?;
         self.changed.send_modify(|count| *count += 1);
-        self.reconcile(&mut world).await
+        if news { self.reconcile(&mut world).await } else { Ok(()) }
+    }
+
+    /// True if places or orders may follow from it.
+    async fn take_status(&self, held: &mut Held, mut shard: ShardReport) -> Result<bool> {
+        let (index, verifies) = (shard.shard_index, shard.verify.is_some());
+        let ordered = |held: &Held| verifies.then(|| held.runs.order(index).is_some());
+        let before = (held.revision, held.stored.resync.len(), ordered(held));
+        self.take_verification(held, &mut shard).await?;
+        let code = |status: &ShardStatus| status.reason.as_ref().map(|reason| reason.code.clone());
+        let status = shard.status.unwrap_or_default();
+        let now = (status.phase, code(&status), cut_off(&status));
+        let last = held.statuses.insert(index, status).map(|last| (last.phase, code(&last), cut_off(&last)));
+        if last.as_ref() != Some(&now) || held.advanced != held.revision {
+            self.advance(held).await?;
+        }
+        let cut = last.is_some_and(|(.., cut)| cut);
+        Ok(before != (held.revision, held.stored.resync.len(), ordered(held)) || cut != now.2)
     }
 
     /// An agent came: time to tick.
@@ -328,9 +387,17 @@ impl<S: Store> Engine<S> {
         self.registered.notified().await;
     }
 
-    /// Notices agents whose lease ran out, and what became of changes that had no answer; to be called about every lease / 4.
+    /// What does not wait for a tick: agents that came, went or fell silent, shards that wait, places that are owed. Cheap; to be called often.
+    pub async fn look(&self) -> Result<()> {
+        let mut world = self.world.lock().await;
+        let turned = |session: &Session| session.counted_as != self.counts_as(session);
+        let due = world.pace.owed() || world.moves.are_open() || world.agents.values().any(turned);
+        if due { self.reconcile(&mut world).await } else { Ok(()) }
+    }
+
+    /// Keeps the roll of agents, and finds out what became of changes that had no answer; to be called about every lease / 4.
     pub async fn tick(&self) -> Result<()> {
-        self.keep_agents().await;
+        self.keep_roll().await;
         let mut world = self.world.lock().await;
         let unsure = world.tasks.iter().filter(|(_, held)| held.unsure).map(|(id, _)| id.clone());
         for id in unsure.collect::<Vec<_>>() {
@@ -343,45 +410,8 @@ impl<S: Store> Engine<S> {
         self.start_due(&mut world).await?;
         self.end_checks(&mut world).await?;
         self.settle_completions(&mut world.tasks).await?;
+        self.mirror_positions(&mut world).await?;
         self.reconcile(&mut world).await
-    }
-
-    /// Keeps the leases of the agents that were heard, for the next leader; what fails is tried again at the next tick.
-    async fn keep_agents(&self) {
-        let heard: Vec<_> = {
-            let mut world = self.world.lock().await;
-            let heard = |(id, session): (&String, &mut Session)| {
-                let heard = std::mem::take(&mut session.heard);
-                heard.then(|| (id.clone(), session.instance_id.clone(), session.lease))
-            };
-            world.agents.iter_mut().filter_map(heard).collect()
-        };
-        let kept = heard.into_iter().map(|(id, instance_id, lease)| async move {
-            let lease = self.keep_agent(&id, &instance_id, lease).await;
-            (id, instance_id, lease)
-        });
-        let mut kept = futures_util::stream::iter(kept).buffer_unordered(AT_ONCE);
-        while let Some((id, instance_id, lease)) = kept.next().await {
-            let mut world = self.world.lock().await;
-            if let Some(session) = world.agents.get_mut(&id).filter(|session| session.instance_id == instance_id) {
-                match lease {
-                    Ok(lease) => session.lease = Some(lease),
-                    Err(error) => tracing::warn!(agent = id, %error, "the agent's lease could not be kept"),
-                }
-            }
-        }
-    }
-
-    async fn keep_agent(&self, id: &str, instance_id: &str, lease: Option<Lease>) -> Result<Lease> {
-        if let Some(lease) = lease
-            && self.store.keep_alive(lease).await?
-        {
-            return Ok(lease);
-        }
-        let lease = self.store.grant(self.lease_ttl).await?;
-        let writes = vec![(format!("{AGENT}{id}"), Some(instance_id.as_bytes().to_vec()))];
-        let committed = self.store.commit(Transaction { writes, lease: Some(lease), ..Transaction::default() }).await?;
-        committed.map(|_| lease).ok_or_else(lost_race)
     }
 
     /// The task, read again if it is not sure what the store holds.
@@ -395,8 +425,8 @@ impl<S: Store> Engine<S> {
                     let stored = decode(&key, &found)?;
                     if let Some(held) = world.tasks.get_mut(id) {
                         let (statuses, seen) = (std::mem::take(&mut held.statuses), std::mem::take(&mut held.seen));
-                        let runs = std::mem::take(&mut held.runs);
-                        *held = Held { statuses, seen, runs, ..Held::new(stored, found.revision) };
+                        let (runs, mirror) = (std::mem::take(&mut held.runs), std::mem::take(&mut held.mirror));
+                        *held = Held { statuses, seen, runs, mirror, ..Held::new(stored, found.revision) };
                     }
                 }
             }
@@ -408,22 +438,12 @@ impl<S: Store> Engine<S> {
     /// Every step that the shards' phases allow.
     async fn advance(&self, held: &mut Held) -> Result<()> {
         while !held.unsure {
-            let task = held.task();
-            let spec = task.spec.clone().unwrap_or_default();
-            let phase =
-                |shard: &Shard| held.statuses.get(&shard.index).map_or(ShardPhase::Unspecified, ShardStatus::phase);
-            let observation = Observation {
-                state: task.state(),
-                past: held.stored.past(),
-                lost: held.reason(ShardPhase::Failed).is_some_and(|reason| reason.code == Code::Fenced.as_str()),
-                held: held.stored.held,
-                mode: spec.mode(),
-                complete_when_caught_up: spec.complete_when_caught_up,
-                phases: task.shards.iter().map(phase).collect(),
-            };
             life::note_copies(held);
-            match decide(&observation) {
-                None => return Ok(()),
+            match decide(&held.observation()) {
+                None => {
+                    held.advanced = held.revision;
+                    return Ok(());
+                }
                 Some(Step::Enter(state)) => self.enter(held, state).await?,
                 Some(Step::Release) => {
                     held.stored.releasing = true;
@@ -498,6 +518,7 @@ fn answer(held: &Held) -> Task {
     }
     for shard in &mut task.shards {
         shard.status = held.statuses.get(&shard.index).cloned();
+        shard.known_position = shard.status.is_none().then(|| held.mirror.position(shard.index)).flatten();
         shard.refusals = held.refusals.get(&shard.index).map(|refused| refused.whys.clone()).unwrap_or_default();
     }
     task.reason = no_agent(&task, &held.refusals).or(task.reason);

@@ -1,9 +1,8 @@
 //! A real coordinator over a real etcd, with agents that only talk: how control grows with agents and shards.
 //!
-//! `scale [--agents N] [--shards N] [--tasks N] [--seconds N]`: for a quarter, half and all of these prints what coordinator and etcd use, and
-//! how soon the shards of a tenth of the agents run elsewhere when those are lost at once.
+//! `scale [--agents N] [--shards N] [--tasks N] [--seconds N] [--parts 4,2,1]`: for these parts of it (a quarter, half, all) prints what coordinator
+//! and etcd use, and how soon the shards of a tenth of the agents run elsewhere when those are lost at once.
 
-mod agents;
 mod figures;
 
 use std::process::{Command, Stdio};
@@ -11,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dts_proto::v1::task_service_client::TaskServiceClient;
-use dts_proto::v1::{CreateTaskRequest, Endpoint, GetTaskRequest, ListTasksRequest, Mode, StartTaskRequest, TaskSpec};
+use dts_proto::v1::{GetTaskRequest, ListTasksRequest};
 use dts_tests::dts::binary;
 use dts_tests::etcd::Etcd;
 use dts_tests::port::free_port;
+use dts_tests::talkers::{Talkers, name, start_tasks};
 use tonic::transport::Channel;
 
-use crate::agents::Agents;
 use crate::figures::Process;
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,11 +26,12 @@ struct Plan {
     shards: usize,
     tasks: usize,
     seconds: u64,
+    parts: Vec<usize>,
 }
 
 impl Plan {
     fn from_arguments() -> Result<Self> {
-        let mut plan = Self { agents: 1000, shards: 10_000, tasks: 100, seconds: 20 };
+        let mut plan = Self { agents: 1000, shards: 10_000, tasks: 100, seconds: 20, parts: vec![4, 2, 1] };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let value = words.next().with_context(|| format!("{word} needs a value"))?;
@@ -40,6 +40,7 @@ impl Plan {
                 "--shards" => plan.shards = value.parse()?,
                 "--tasks" => plan.tasks = value.parse()?,
                 "--seconds" => plan.seconds = value.parse()?,
+                "--parts" => plan.parts = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
                 other => anyhow::bail!("what is {other}?"),
             }
         }
@@ -48,7 +49,13 @@ impl Plan {
 
     fn part(&self, of: usize) -> Self {
         let part = |whole: usize| (whole / of).max(1);
-        Self { agents: part(self.agents), shards: part(self.shards), tasks: part(self.tasks), seconds: self.seconds }
+        Self {
+            agents: part(self.agents),
+            shards: part(self.shards),
+            tasks: part(self.tasks),
+            seconds: self.seconds,
+            parts: Vec::new(),
+        }
     }
 }
 
@@ -59,8 +66,8 @@ async fn main() -> Result<()> {
         "| agents | shards | tasks | all streaming after s | coordinator CPU % | coordinator MiB | etcd CPU % | etcd writes/s | a tenth of the agents lost: all run elsewhere after s |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-    for of in [4, 2, 1] {
-        println!("{}", measured(&plan.part(of)).await?);
+    for of in &plan.parts {
+        println!("{}", measured(&plan.part(*of)).await?);
     }
     Ok(())
 }
@@ -78,9 +85,9 @@ async fn measured(plan: &Plan) -> Result<String> {
     let coordinator = Process::of(command.env("RUST_LOG", "warn").spawn()?);
     let url = format!("http://{address}");
     let mut client = connected(&url).await?;
-    let mut agents = Agents::start(&url, plan.agents).await?;
+    let mut agents = Talkers::start(&url, plan.agents).await?;
     let begun = Instant::now();
-    let tasks = create(&mut client, plan).await?;
+    let tasks = start_tasks(&mut client, plan.tasks, plan.shards / plan.tasks).await?;
     until_streaming(&mut client, &tasks, "the first start").await?;
     let started = begun.elapsed().as_secs_f64();
 
@@ -92,11 +99,14 @@ async fn measured(plan: &Plan) -> Result<String> {
     let memory = coordinator.memory_mib()?;
 
     let lost = (plan.agents / 10).max(1);
+    let ran = agents.running();
     let begun = Instant::now();
     agents.lose(lost);
     until_elsewhere(&mut client, &tasks, lost).await?;
     until_streaming(&mut client, &tasks, "the loss").await?;
     let failed_over = begun.elapsed().as_secs_f64();
+    let runs = agents.running();
+    ensure!(runs.len() == ran.len() && runs.values().all(|epochs| epochs.len() == 1), "a shard is lost, or runs twice");
     #[allow(clippy::cast_precision_loss)]
     let percent = |seconds: f64| seconds * 100.0 / plan.seconds as f64;
     Ok(format!(
@@ -124,34 +134,6 @@ async fn connected(url: &str) -> Result<TaskServiceClient<Channel>> {
     }
 }
 
-async fn create(client: &mut TaskServiceClient<Channel>, plan: &Plan) -> Result<Vec<String>> {
-    let mut tasks = Vec::new();
-    let mut at = 0u32;
-    for number in 0..plan.tasks {
-        // Nobody dials these: the agents only talk.
-        let mut endpoint = || {
-            at += 1;
-            Endpoint {
-                host: format!("10.{}.{}.{}", at >> 16, (at >> 8) & 255, at & 255),
-                port: 6379,
-                ..Default::default()
-            }
-        };
-        let spec = TaskSpec {
-            name: format!("task {number}"),
-            sources: (0..plan.shards / plan.tasks).map(|_| endpoint()).collect(),
-            target: Some(endpoint()),
-            mode: Mode::Sync.into(),
-            ..Default::default()
-        };
-        let created = client.create_task(CreateTaskRequest { spec: Some(spec), ..Default::default() }).await?;
-        let id = created.into_inner().id;
-        client.start_task(StartTaskRequest { id: id.clone(), ..Default::default() }).await?;
-        tasks.push(id);
-    }
-    Ok(tasks)
-}
-
 async fn until_streaming(client: &mut TaskServiceClient<Channel>, tasks: &[String], what: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     for id in tasks {
@@ -169,7 +151,7 @@ async fn until_streaming(client: &mut TaskServiceClient<Channel>, tasks: &[Strin
 
 /// Until no shard is with the first agents.
 async fn until_elsewhere(client: &mut TaskServiceClient<Channel>, tasks: &[String], lost: usize) -> Result<()> {
-    let gone: std::collections::HashSet<String> = (0..lost).map(agents::name).collect();
+    let gone: std::collections::HashSet<String> = (0..lost).map(name).collect();
     let deadline = Instant::now() + PATIENCE;
     for id in tasks {
         loop {

@@ -14,5 +14,6 @@ pub mod proxy;
 pub mod server;
 pub mod spread;
 pub mod spread_load;
+pub mod talkers;
 pub mod tls;
 pub mod usage;

@@ -74,7 +74,7 @@ impl<S: Store> AgentService for Fleet<S> {
         if let Some(certificate) = &shown {
             engine.check_barred(&register.agent_id, certificate.issued_ms).await.map_err(status)?;
         }
-        let desired = engine.register(&register).await.map_err(|error| match error.code {
+        let told = engine.register(&register).await.map_err(|error| match error.code {
             Code::InvalidRequest => Status::already_exists(error.message),
             _ => status(error),
         })?;
@@ -85,7 +85,7 @@ impl<S: Store> AgentService for Fleet<S> {
         let _the_channel_is_new = sender.send(Ok(CoordinatorMessage { message: Some(welcome) })).await;
         let cancel = [self.cancel.clone(), ends];
         let expires = shown.map(|certificate| certificate.expires);
-        tokio::spawn(session(engine, register, incoming, desired, sender, expires, cancel));
+        tokio::spawn(session(engine, register, incoming, told, sender, expires, cancel));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -104,12 +104,12 @@ async fn session<S: Store>(
     engine: Arc<Engine<S>>,
     register: Register,
     mut incoming: Streaming<AgentMessage>,
-    mut desired: watch::Receiver<dts_proto::v1::DesiredState>,
+    mut told: watch::Receiver<u64>,
     outgoing: Outgoing,
     expires: Option<SystemTime>,
     [cancel, deposed]: [CancellationToken; 2],
 ) {
-    desired.mark_changed();
+    told.mark_changed();
     let expired = expiry(expires);
     tokio::pin!(expired);
     metrics::gauge!("dts_agent_sessions").increment(1);
@@ -124,12 +124,23 @@ async fn session<S: Store>(
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             },
-            changed = desired.changed() => {
+            changed = told.changed() => {
                 if changed.is_err() {
                     break;
                 }
-                let state = desired.borrow_and_update().clone();
-                let message = CoordinatorMessage { message: Some(coordinator_message::Message::Desired(state)) };
+                // An agent that comes back runs on as it does until it is known what it shall do.
+                if *told.borrow_and_update() == 0 {
+                    continue;
+                }
+                let desired = match engine.desired(&register.agent_id, &told).await {
+                    Ok(desired) => desired,
+                    Err(error) => {
+                        tracing::error!(agent = register.agent_id, %error, "cannot tell an agent what to do");
+                        continue;
+                    }
+                };
+                let Some(desired) = desired else { break };
+                let message = CoordinatorMessage { message: Some(coordinator_message::Message::Desired(desired)) };
                 if outgoing.send(Ok(message)).await.is_err() {
                     break;
                 }
@@ -143,5 +154,5 @@ async fn session<S: Store>(
         }
     }
     metrics::gauge!("dts_agent_sessions").decrement(1);
-    engine.disconnect(&register.agent_id, &desired).await;
+    engine.disconnect(&register.agent_id, &told).await;
 }

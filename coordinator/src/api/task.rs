@@ -1,6 +1,7 @@
 //! TaskService.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use dts_proto::v1::task_service_server::TaskService;
 use dts_proto::v1::{
@@ -24,6 +25,8 @@ use crate::task::check_spec;
 
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
+/// Of a watch at a task.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Serves operators.
 pub struct Operator<S> {
@@ -82,8 +85,13 @@ impl<S: Store> TaskService for Operator<S> {
                         return;
                     }
                 }
+                // In a large fleet something changes all the time.
+                let changed = async {
+                    tokio::time::sleep(BETWEEN_LOOKS).await;
+                    changes.changed().await
+                };
                 tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
+                    changed = changed => if changed.is_err() { return },
                     () = sender.closed() => return,
                     () = cancel.cancelled() => return,
                     () = deposed.cancelled() => {

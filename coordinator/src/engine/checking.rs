@@ -1,24 +1,21 @@
 //! Runs of the connectivity test and of the check: ordered, collected, and what they do to the task.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{
     AcknowledgeRequest, Acknowledgement, Assignment, CheckKind, CheckOrder, CheckOutcome, CheckReport, CheckResult,
-    CheckRun, CheckState, Severity, Shard, Task, TaskAction, TaskState,
+    CheckRun, CheckState, Severity, Shard, Task, TaskAction, TaskSpec, TaskState,
 };
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::assign::{assignment, describe};
-use super::fleet::Session;
+use super::assign::assignment;
 use super::{Engine, Held, World, answer, not_found};
-use crate::placement;
 use crate::store::{Store, Transaction};
 use crate::task::{self, Seen, Stored, directive, unchecked};
 
-/// Agents that try a shard without being the one to run it.
-const STANDBYS: usize = 3;
 /// An agent that says nothing for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(90);
 /// A start that checks first does not dwell on rates.
@@ -35,7 +32,7 @@ impl Held {
 
     /// Its shards are to be at agents.
     pub(super) fn needs_agents(&self) -> bool {
-        directive(self.task().state(), self.stored.releasing).is_some() || self.running().is_some()
+        directive(self.view().state(), self.stored.releasing).is_some() || self.running().is_some()
     }
 
     /// The last run, if it is of what the task is now; one that is going on as far as it came.
@@ -48,6 +45,45 @@ impl Held {
         Some(run)
     }
 
+    fn has_standby(&self, index: u32, agent_id: &str) -> bool {
+        self.standbys.get(&index).is_some_and(|all| all.iter().any(|id| id == agent_id))
+    }
+
+    fn all_have_looked(&self) -> bool {
+        let shards = &self.view().shards;
+        if self.seen.values().filter(|seen| seen.report.done).count() < shards.len() {
+            return false;
+        }
+        let done =
+            |agent: &str, index: u32| self.seen.get(&(agent.to_owned(), index)).is_some_and(|seen| seen.report.done);
+        shards.iter().all(|shard| {
+            // Who stands by is known once the shard was given to an agent.
+            let standbys = self.standbys.get(&shard.index);
+            done(&shard.agent_id, shard.index)
+                && standbys.is_some_and(|all| all.iter().all(|agent| done(agent, shard.index)))
+        })
+    }
+
+    /// What an agent shall look at; `spec` is that of the task, its secrets open.
+    pub(super) fn order(&self, spec: &TaskSpec, shard: &Shard, standby: bool) -> Option<CheckOrder> {
+        let run = self.running()?;
+        let starts = self.stored.start_when_passed;
+        let window = match spec.limits.unwrap_or_default().retry_window_seconds {
+            0 => DEFAULT_WINDOW,
+            window => window,
+        };
+        let sample = if starts { SHORT_SAMPLE } else { SAMPLE };
+        let traceparent = self.traces.get(&shard.index).cloned().unwrap_or_default();
+        Some(CheckOrder {
+            run: run.number,
+            kind: if standby { CheckKind::Test.into() } else { run.kind },
+            standby,
+            assignment: Some(Assignment { traceparent, ..assignment(&self.id, spec, shard) }),
+            patience_ms: if starts && !standby { window.saturating_mul(1000) } else { 0 },
+            sample_ms: u32::try_from(sample.as_millis()).unwrap_or(u32::MAX),
+        })
+    }
+
     fn collect(&self, run: &mut CheckRun, own: Vec<CheckResult>, before: &[dts_proto::v1::CheckItem]) {
         let mut seen: Vec<Seen> = self.seen.values().cloned().collect();
         seen.sort_by_key(|seen| (seen.report.shard_index, seen.agent_id.clone()));
@@ -57,6 +93,7 @@ impl Held {
     /// Gives its agents back; a run that is going on ends.
     pub(super) fn end_run(&mut self, state: CheckState) {
         self.seen.clear();
+        self.standbys.clear();
         self.deadline = None;
         (self.stored.start_when_passed, self.stored.acknowledge_all) = (false, false);
         if let Some(run) = self.stored.run.as_mut().filter(|run| run.state() == CheckState::Running) {
@@ -81,7 +118,7 @@ impl<S: Store> Engine<S> {
     /// Begins a run.
     pub async fn begin_check(&self, id: &str, revision: u64, kind: CheckKind) -> Result<CheckRun> {
         let mut world = self.world.lock().await;
-        let somebody = world.agents.values().any(|session| session.connected && self.alive(session));
+        let somebody = world.agents.values().any(|session| self.usable(session));
         let held = self.settled(&mut world, id).await?;
         let action = if kind == CheckKind::Test { TaskAction::Test } else { TaskAction::Check };
         held.allowed(revision, action)?;
@@ -133,103 +170,62 @@ impl<S: Store> Engine<S> {
         self.save_with(held, archive).await
     }
 
-    /// What this agent shall look at.
-    pub(super) fn orders(&self, world: &World, agent_id: &str) -> Result<Vec<CheckOrder>> {
-        let mut out = Vec::new();
-        for held in world.tasks.values().filter(|held| !held.unsure) {
-            let Some(run) = held.running() else { continue };
-            let task = held.task();
-            let mut spec = task.spec.clone().unwrap_or_default();
-            self.sealer.unseal(&mut spec)?;
-            let starts = held.stored.start_when_passed;
-            let window = match spec.limits.unwrap_or_default().retry_window_seconds {
-                0 => DEFAULT_WINDOW,
-                window => window,
-            };
-            let sample = if starts { SHORT_SAMPLE } else { SAMPLE };
-            for shard in &task.shards {
-                let standby = self.standbys(world, &task, shard).iter().any(|id| id == agent_id);
-                if shard.agent_id != agent_id && !standby {
-                    continue;
-                }
-                let traceparent = held.traces.get(&shard.index).cloned().unwrap_or_default();
-                out.push(CheckOrder {
-                    run: run.number,
-                    kind: if standby { CheckKind::Test.into() } else { run.kind },
-                    standby,
-                    assignment: Some(Assignment { traceparent, ..assignment(&task.id, &spec, shard) }),
-                    patience_ms: if starts && !standby { window.saturating_mul(1000) } else { 0 },
-                    sample_ms: u32::try_from(sample.as_millis()).unwrap_or(u32::MAX),
-                });
-            }
-        }
-        Ok(out)
-    }
-
-    /// Agents that could take the shard over.
-    fn standbys(&self, world: &World, task: &Task, shard: &Shard) -> Vec<String> {
-        if shard.agent_id.is_empty() {
-            return Vec::new();
-        }
-        let wanted = describe(task, shard);
-        let could = |(id, session): (&String, &Session)| {
-            let agent = self.candidate(world, id, session);
-            let free = agent.connected && !agent.cordoned && !agent.draining && *id != shard.agent_id;
-            (free && placement::admits(&agent, &wanted)).then(|| id.clone())
-        };
-        world.agents.iter().filter_map(could).take(STANDBYS).collect()
-    }
-
-    /// What an agent found.
-    pub(super) async fn take_checks(&self, world: &mut World, agent_id: &str, reports: Vec<CheckReport>) -> Result<()> {
+    /// What an agent found; true if that ended a run.
+    pub(super) async fn take_checks(
+        &self,
+        world: &mut World,
+        agent_id: &str,
+        reports: Vec<CheckReport>,
+    ) -> Result<bool> {
+        let mut done = BTreeSet::new();
         for report in reports {
-            let index = report.shard_index;
-            let Some(held) = world.tasks.get(&report.task_id) else { continue };
-            let task = held.task();
-            let Some(shard) = task.shards.iter().find(|shard| shard.index == index) else { continue };
+            let (id, index) = (report.task_id.clone(), report.shard_index);
+            let Some(held) = world.tasks.get_mut(&id) else { continue };
             if held.running().is_none_or(|run| run.number != report.run) {
                 continue;
             }
+            let Some(shard) = held.shard(index) else { continue };
             let standby = shard.agent_id != agent_id;
-            if standby && !self.standbys(world, &task, shard).iter().any(|id| id == agent_id) {
+            if standby && !held.has_standby(index, agent_id) {
                 continue;
             }
-            let id = report.task_id.clone();
-            if let Some(held) = world.tasks.get_mut(&id) {
-                let agent_id = agent_id.to_owned();
-                held.seen.insert((agent_id.clone(), index), Seen { agent_id, standby, report });
+            let agent_id = agent_id.to_owned();
+            let ends = report.done;
+            let last = held.seen.insert((agent_id.clone(), index), Seen { agent_id, standby, report });
+            if ends && !last.is_some_and(|last| last.report.done) {
+                done.insert(id);
             }
         }
-        self.end_checks(world).await
+        let mut ended = false;
+        for id in done {
+            ended |= self.end_check(world, &id).await?;
+        }
+        Ok(ended)
     }
 
     /// Ends every run that has all its findings, or waited long enough.
     pub(super) async fn end_checks(&self, world: &mut World) -> Result<()> {
-        let running = world.tasks.iter().filter(|(_, held)| held.running().is_some() && !held.unsure);
+        let running = world.tasks.iter().filter(|(_, held)| held.running().is_some());
         let ids: Vec<String> = running.map(|(id, _)| id.clone()).collect();
         for id in ids {
-            let complete = world.tasks.get(&id).is_some_and(|held| self.is_complete(world, held));
-            let Some(held) = world.tasks.get_mut(&id) else { continue };
-            // Who starts waits for an agent to come, as a start always did.
-            let waits = held.stored.start_when_passed;
-            let now = Instant::now();
-            let late = !waits && *held.deadline.get_or_insert(now + SILENCE) <= now;
-            if complete || late {
-                self.finish(world, &id).await?;
-            }
+            self.end_check(world, &id).await?;
         }
         Ok(())
     }
 
-    fn is_complete(&self, world: &World, held: &Held) -> bool {
-        let done =
-            |agent: &str, index: u32| held.seen.get(&(agent.to_owned(), index)).is_some_and(|seen| seen.report.done);
-        let task = held.task();
-        task.shards.iter().all(|shard| {
-            !shard.agent_id.is_empty()
-                && done(&shard.agent_id, shard.index)
-                && self.standbys(world, &task, shard).iter().all(|agent| done(agent, shard.index))
-        })
+    async fn end_check(&self, world: &mut World, id: &str) -> Result<bool> {
+        let Some(held) = world.tasks.get_mut(id).filter(|held| held.running().is_some() && !held.unsure) else {
+            return Ok(false);
+        };
+        // Who starts waits for an agent to come, as a start always did.
+        let waits = held.stored.start_when_passed;
+        let now = Instant::now();
+        let late = !waits && *held.deadline.get_or_insert(now + SILENCE) <= now;
+        if !late && !held.all_have_looked() {
+            return Ok(false);
+        }
+        self.finish(world, id).await?;
+        Ok(true)
     }
 
     async fn finish(&self, world: &mut World, id: &str) -> Result<()> {

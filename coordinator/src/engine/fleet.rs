@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{Agent, DesiredState, Reach, Register, Report, Stays, Task, Way};
+use dts_proto::v1::{Agent, Reach, Register, Report, Shard, Stays, Task, Way};
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::orders::Orders;
 use super::{Engine, Held, World, answer, lost_race, not_found};
 use crate::access::authority::millis;
 use crate::audit;
-use crate::placement::Candidate;
-use crate::store::{Lease, Store, Transaction};
+use crate::placement::{Candidate, has_room};
+use crate::store::{Store, Transaction};
 use crate::task::directive;
 
 /// Under it stand the agents that shall get no shards, by name.
@@ -41,16 +42,17 @@ pub(super) struct Session {
     pub(super) seen: Instant,
     pub(super) seen_at: SystemTime,
     pub(super) connected: bool,
-    /// Of its key in the store, for the next leader.
-    pub(super) lease: Option<Lease>,
-    /// Something came since the lease was kept alive last.
-    pub(super) heard: bool,
+    /// Whether it lived, and could be given shards, when these were placed last.
+    pub(super) counted_as: (bool, bool),
     pub(super) free_disk: u64,
     /// What it was asked to measure.
     pub(super) asked: Vec<Asked>,
     /// What it found, by probe, and when we heard of it.
     pub(super) reaches: HashMap<String, (Reach, Instant)>,
-    pub(super) desired: watch::Sender<DesiredState>,
+    /// What it shall do.
+    pub(super) orders: Orders,
+    /// Counts what it was told; 0: nothing yet. Its stream ends with the sender.
+    pub(super) told: watch::Sender<u64>,
 }
 
 /// A server that an agent was asked to measure the way to.
@@ -70,13 +72,13 @@ impl Session {
             seen: Instant::now(),
             seen_at: SystemTime::now(),
             connected: false,
-            lease: None,
-            heard: false,
+            counted_as: (false, false),
             free_disk: register.free_disk_bytes,
             register,
             asked: Vec::new(),
             reaches: HashMap::new(),
-            desired: watch::Sender::new(DesiredState::default()),
+            orders: Orders::default(),
+            told: watch::Sender::new(0),
         }
     }
 
@@ -85,19 +87,28 @@ impl Session {
         Candidate { name: id.to_owned(), free_disk: self.free_disk, ..Candidate::new(&self.register) }
     }
 
-    /// Takes what a report says about the agent itself.
-    pub(super) fn report(&mut self, report: &Report) {
-        (self.seen, self.seen_at, self.heard) = (Instant::now(), SystemTime::now(), true);
+    /// True if this receiver is the session's.
+    pub(super) fn listens(&self, told: &watch::Receiver<u64>) -> bool {
+        self.told.subscribe().same_channel(told)
+    }
+
+    /// Takes what a report says about the agent itself; true if that may move shards. `ways`: what it measured may.
+    pub(super) fn report(&mut self, report: &Report, ways: bool) -> bool {
+        (self.seen, self.seen_at) = (Instant::now(), SystemTime::now());
+        let had_room = has_room(self.free_disk);
         if report.free_disk_bytes > 0 {
             self.free_disk = report.free_disk_bytes;
         }
+        let mut news = had_room != has_room(self.free_disk);
         for reach in &report.reaches {
-            self.reaches.insert(reach.probe_id.clone(), (reach.clone(), self.seen));
+            let before = self.reaches.insert(reach.probe_id.clone(), (reach.clone(), self.seen));
+            news |= ways || before.is_none_or(|(before, _)| before.reached != reach.reached);
         }
         if self.reaches.len() > self.asked.len() {
             let asked: BTreeSet<&str> = self.asked.iter().map(|asked| asked.probe_id.as_str()).collect();
             self.reaches.retain(|id, _| asked.contains(id.as_str()));
         }
+        news
     }
 }
 
@@ -117,26 +128,22 @@ impl<S: Store> Engine<S> {
     pub async fn agents(&self) -> Vec<Agent> {
         let world = self.world.lock().await;
         let names: BTreeSet<&String> = world.agents.keys().chain(world.cordons.keys()).collect();
-        names.into_iter().map(|name| self.agent(&world, name)).collect()
+        let held = held_by(&world);
+        let of = |name: &String| held.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        names.into_iter().map(|name| self.agent(&world, name, of(name))).collect()
     }
 
-    fn agent(&self, world: &World, id: &str) -> Agent {
+    fn one_agent(&self, world: &World, id: &str) -> Agent {
+        self.agent(world, id, held_by(world).get(id).map(Vec::as_slice).unwrap_or_default())
+    }
+
+    fn agent(&self, world: &World, id: &str, held: &[(&Held, &Shard)]) -> Agent {
         let cordon = world.cordons.get(id).copied().unwrap_or_default();
-        let on = |held: &Held| {
-            let task = held.task();
-            let wanted = directive(task.state(), held.stored.releasing).is_some();
-            task.shards.into_iter().filter(|shard| wanted && shard.agent_id == id).collect::<Vec<_>>()
+        let stays = |(held, shard): &(&Held, &Shard)| {
+            let refusals = held.refusals.get(&shard.index).filter(|_| cordon.draining)?.whys.clone();
+            Some(Stays { task_id: held.id.to_string(), shard_index: shard.index, refusals })
         };
-        let (mut shards, mut stays) = (0, Vec::new());
-        for (task_id, held) in &world.tasks {
-            for shard in on(held) {
-                shards += 1;
-                if let Some(refused) = held.refusals.get(&shard.index).filter(|_| cordon.draining) {
-                    let (task_id, refusals) = (task_id.clone(), refused.whys.clone());
-                    stays.push(Stays { task_id, shard_index: shard.index, refusals });
-                }
-            }
-        }
+        let (shards, stays) = (u32::try_from(held.len()).unwrap_or(u32::MAX), held.iter().filter_map(stays).collect());
         let mut agent = Agent {
             id: id.to_owned(),
             shards,
@@ -159,7 +166,7 @@ impl<S: Store> Engine<S> {
             agent.max_shards = register.max_shards;
             agent.budgets = register.budgets;
             agent.alive = self.alive(session);
-            agent.connected = session.connected && agent.alive;
+            agent.connected = self.usable(session);
             agent.last_seen_at = Some(session.seen_at.into());
             agent.free_disk_bytes = session.free_disk;
             agent.ways = session.asked.iter().map(way).collect();
@@ -169,6 +176,16 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn alive(&self, session: &Session) -> bool {
         session.seen.elapsed() < self.lease_ttl
+    }
+
+    /// Alive, and usable.
+    pub(super) fn counts_as(&self, session: &Session) -> (bool, bool) {
+        (self.alive(session), self.usable(session))
+    }
+
+    /// Shards can be given to it.
+    pub(super) fn usable(&self, session: &Session) -> bool {
+        session.connected && self.alive(session)
     }
 
     /// Lets an agent get shards, keeps it from getting more, or takes those away that it has.
@@ -182,12 +199,12 @@ impl<S: Store> Engine<S> {
         let mut world = self.world.lock().await;
         if let Some(session) = world.agents.get_mut(id) {
             // Its stream ends with the sender.
-            session.desired = watch::Sender::new(DesiredState::default());
+            session.told = watch::Sender::new(0);
             session.connected = false;
             session.seen = session.seen.checked_sub(self.lease_ttl).unwrap_or(session.seen);
         }
         self.reconcile(&mut world).await?;
-        Ok(self.agent(&world, id))
+        Ok(self.one_agent(&world, id))
     }
 
     /// Refuses an agent whose certificate was made worthless.
@@ -220,7 +237,7 @@ impl<S: Store> Engine<S> {
             world.cordons.insert(id.to_owned(), said);
         }
         self.reconcile(&mut world).await?;
-        Ok(self.agent(&world, id))
+        Ok(self.one_agent(&world, id))
     }
 
     /// Ties shards of a task to an agent, or with an empty name unties them.
@@ -244,6 +261,20 @@ impl<S: Store> Engine<S> {
         self.reconcile(&mut world).await?;
         world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
     }
+}
+
+/// The shards that agents have to do with, by agent.
+fn held_by(world: &World) -> HashMap<&str, Vec<(&Held, &Shard)>> {
+    let mut all: HashMap<&str, Vec<_>> = HashMap::new();
+    for held in world.tasks.values() {
+        let task = held.view();
+        if directive(task.state(), held.stored.releasing).is_some() {
+            for shard in task.shards.iter().filter(|shard| !shard.agent_id.is_empty()) {
+                all.entry(shard.agent_id.as_str()).or_default().push((held, shard));
+            }
+        }
+    }
+    all
 }
 
 fn no_such_agent(id: &str) -> Error {

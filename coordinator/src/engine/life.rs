@@ -133,8 +133,8 @@ impl<S: Store> Engine<S> {
     pub(super) async fn start_due(&self, world: &mut World) -> Result<()> {
         let now = prost_types::Timestamp::from(SystemTime::now());
         let due = |held: &Held| {
-            let at = held.task().schedule.and_then(|schedule| schedule.at);
-            held.task().state() == TaskState::Scheduled
+            let at = held.view().schedule.as_ref().and_then(|schedule| schedule.at);
+            held.view().state() == TaskState::Scheduled
                 && !held.unsure
                 && at.is_some_and(|at| (at.seconds, at.nanos) <= (now.seconds, now.nanos))
         };

@@ -1,17 +1,13 @@
-//! What agents are asked to measure, and what follows from it for the places of shards.
+//! What agents measured, and what follows from it for the places of shards.
 
 use std::collections::BTreeMap;
 
 use dts_common::error::Code;
-use dts_proto::v1::{self, Endpoint, Probe, ShardPhase, Task, TaskSpec};
+use dts_proto::v1::{self, ShardPhase, Task};
 
-use super::Held;
-use super::assign::describe;
-use super::fleet::{Asked, Session};
-use crate::placement::{self, Candidate, Wanted, Way};
-
-/// What one agent is asked to measure at most.
-const MOST_PROBES: usize = 256;
+use super::fleet::Session;
+use super::ring::Rings;
+use crate::placement::{Wanted, Way};
 
 /// A connection is missing, and that is what is being retried.
 pub(super) fn cut_off(status: &v1::ShardStatus) -> bool {
@@ -30,7 +26,7 @@ pub(super) fn ways(wanted: &mut Wanted, task: &Task, agents: &BTreeMap<String, S
     };
     let mut cut_since = None;
     let mut open = Vec::new();
-    for (name, session) in agents {
+    for (name, session) in agents.iter().filter(|(_, session)| !session.reaches.is_empty()) {
         let (source, target) = both(session);
         let cut = [("source", &source), ("target", &target)].into_iter().find_map(|(what, found)| {
             let (reach, at) = found.as_ref().filter(|(reach, _)| !reach.reached)?;
@@ -53,43 +49,18 @@ pub(super) fn ways(wanted: &mut Wanted, task: &Task, agents: &BTreeMap<String, S
     wanted.ways.extend(open.into_iter().map(|(name, both, _)| (name, Way::Open(both))));
 }
 
-/// True if several agents could take the shard, and one of them has not told how it reaches its servers.
-pub(super) fn unmeasured(wanted: &Wanted, candidates: &[Candidate]) -> bool {
-    let able = |agent: &&Candidate| agent.connected && !agent.cordoned && placement::admits(agent, wanted);
-    let able: Vec<&Candidate> = candidates.iter().filter(able).collect();
-    able.len() > 1 && wanted.pinned_to.is_empty() && able.iter().any(|agent| !wanted.ways.contains_key(&agent.name))
+/// True if several agents could take the shard, and one that measures for it has not told how it reaches its servers.
+pub(super) fn unmeasured(wanted: &Wanted, rings: &mut Rings<'_>) -> bool {
+    if !wanted.pinned_to.is_empty() {
+        return false;
+    }
+    let agents = rings.agents;
+    let able: Vec<_> =
+        rings.measurers(wanted).into_iter().map(|at| &agents[at]).filter(|agent| !agent.cordoned).collect();
+    able.len() > 1 && able.iter().any(|agent| !wanted.ways.contains_key(&agent.name))
 }
 
-fn probe_id(task: &Task, source: Option<u32>) -> String {
+pub(super) fn probe_id(task: &Task, source: Option<u32>) -> String {
     let end = source.map_or("target".to_owned(), |index| format!("source {index}"));
     format!("{}/{}/{end}", task.id, task.generation)
-}
-
-/// What this agent shall measure: the servers of every shard that its labels allow it to run. Others it does not get to know.
-pub(super) fn probes(agent: &Candidate, opened: &[(&Held, TaskSpec)]) -> Vec<(Probe, Asked)> {
-    let mut all = Vec::new();
-    for (held, spec) in opened {
-        let Some(task) = &held.stored.task else { continue };
-        let mut target_too = false;
-        let mut ask = |source: Option<u32>, endpoint: Option<&Endpoint>| {
-            let Some(endpoint) = endpoint else { return };
-            let end = source.map_or("target".to_owned(), |index| format!("source {index}"));
-            let address = format!("{}:{}", endpoint.host, endpoint.port);
-            let id = probe_id(task, source);
-            let asked = Asked { probe_id: id.clone(), task_id: task.id.clone(), end, address };
-            all.push((Probe { id, endpoint: Some(endpoint.clone()), source: source.is_some() }, asked));
-        };
-        for shard in &task.shards {
-            let fits = shard.pinned_to.is_empty() || shard.pinned_to == agent.name;
-            if fits && placement::admits(agent, &describe(task, shard)) {
-                ask(Some(shard.index), usize::try_from(shard.index).ok().and_then(|index| spec.sources.get(index)));
-                target_too = true;
-            }
-        }
-        if target_too {
-            ask(None, spec.target.as_ref());
-        }
-    }
-    all.truncate(MOST_PROBES);
-    all
 }

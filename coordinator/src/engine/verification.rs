@@ -202,11 +202,11 @@ impl<S: Store> Engine<S> {
 
     /// Decides a completion that waits, if its verification has ended, its time is over, or the task went elsewhere.
     pub(super) async fn settle_completion(&self, held: &mut Held) -> Result<()> {
-        let task = held.task();
-        let Some(mut report) = task.completion.clone() else { return Ok(()) };
+        let Some(mut report) = held.view().completion.clone() else { return Ok(()) };
         if report.outcome() != CompletionOutcome::Pending || held.unsure {
             return Ok(());
         }
+        let task = held.task();
         let number = report.verification;
         let found = held.runs.get(number).map(|run| (run.state(), run.outcome()));
         let late =

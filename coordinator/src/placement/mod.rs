@@ -114,98 +114,119 @@ pub fn admits(agent: &Candidate, shard: &Wanted) -> bool {
     rule::wrong_place(agent, &shard.source, &shard.target).is_none()
 }
 
+/// True if an agent with so much disk left gets more; 0: not known.
+pub fn has_room(free_disk: u64) -> bool {
+    free_disk == 0 || free_disk >= LEAST_DISK
+}
+
 /// A place for every shard, in their order.
 pub fn place(agents: &[Candidate], shards: &[Wanted]) -> Vec<Placed> {
-    let mut agents: Vec<&Candidate> = agents.iter().collect();
-    agents.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    let mut tally = Tally::default();
-    shards.iter().filter(|shard| !shard.on.is_empty()).for_each(|shard| tally.add(&shard.on, &shard.task));
+    let fleet = Fleet::new(agents);
+    let mut tally = Tally { all: vec![0; agents.len()], of_task: Vec::new() };
+    shards.iter().filter_map(|shard| fleet.at(&shard.on)).for_each(|at| tally.all[at] += 1);
     let mut order: Vec<usize> = (0..shards.len()).collect();
     order.sort_unstable_by_key(|at| (&shards[*at].task, shards[*at].index));
     let mut placed = vec![Placed::default(); shards.len()];
-    for at in order {
-        placed[at] = one(&agents, &shards[at], &mut tally);
+    for task in order.chunk_by(|one, other| shards[*one].task == shards[*other].task) {
+        tally.of_task = vec![0; agents.len()];
+        task.iter().filter_map(|at| fleet.at(&shards[*at].on)).for_each(|at| tally.of_task[at] += 1);
+        for at in task {
+            placed[*at] = one(&fleet, &shards[*at], &mut tally);
+        }
     }
     placed
 }
 
-/// How much each agent has.
-#[derive(Default)]
-struct Tally<'a> {
-    all: HashMap<&'a str, u32>,
-    of_task: HashMap<(&'a str, &'a str), u32>,
+/// Agents by name, and by number in that order.
+struct Fleet<'a> {
+    agents: Vec<&'a Candidate>,
+    by_name: HashMap<&'a str, usize>,
 }
 
-impl<'a> Tally<'a> {
-    fn add(&mut self, agent: &'a str, task: &'a str) {
-        *self.all.entry(agent).or_default() += 1;
-        *self.of_task.entry((agent, task)).or_default() += 1;
+impl<'a> Fleet<'a> {
+    fn new(agents: &'a [Candidate]) -> Self {
+        let mut agents: Vec<&Candidate> = agents.iter().collect();
+        agents.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.as_str(), at)).collect();
+        Self { agents, by_name }
     }
 
-    fn remove(&mut self, agent: &'a str, task: &'a str) {
-        for count in self.all.get_mut(agent).into_iter().chain(self.of_task.get_mut(&(agent, task))) {
-            *count = count.saturating_sub(1);
+    /// Empty: nobody's name.
+    fn at(&self, name: &str) -> Option<usize> {
+        if name.is_empty() { None } else { self.by_name.get(name).copied() }
+    }
+}
+
+/// How much each agent has, by its number.
+struct Tally {
+    all: Vec<u32>,
+    /// Of the task that is being placed.
+    of_task: Vec<u32>,
+}
+
+impl Tally {
+    fn moved(&mut self, from: Option<usize>, to: usize) {
+        for counts in [&mut self.all, &mut self.of_task] {
+            counts[to] += 1;
+            if let Some(from) = from {
+                counts[from] = counts[from].saturating_sub(1);
+            }
         }
     }
-
-    fn all(&self, agent: &str) -> u32 {
-        self.all.get(agent).copied().unwrap_or(0)
-    }
 }
 
-fn one<'a>(agents: &[&'a Candidate], shard: &'a Wanted, tally: &mut Tally<'a>) -> Placed {
+fn one(fleet: &Fleet<'_>, shard: &Wanted, tally: &mut Tally) -> Placed {
     let runs = !shard.on.is_empty();
-    let holder = agents.iter().find(|agent| agent.name == shard.on);
+    let on = fleet.at(&shard.on);
     let unpinned = shard.pinned_to.is_empty();
-    let leaves = holder.is_some_and(|holder| holder.draining) || !(unpinned || shard.pinned_to == shard.on);
+    let leaves = on.is_some_and(|at| fleet.agents[at].draining) || !(unpinned || shard.pinned_to == shard.on);
     if runs && !leaves && !(shard.stuck && unpinned) {
         return Placed { agent: Some(shard.on.clone()), refusals: Vec::new() };
     }
     let (mut fitting, mut refusals) = (Vec::new(), Vec::new());
-    for agent in agents.iter().filter(|agent| unpinned || agent.name == shard.pinned_to) {
-        match rule::refusal(agent, shard, tally.all(&agent.name)) {
-            None => fitting.push(*agent),
-            Some(why) => refusals.push((agent.name.clone(), why)),
+    let pinned = fleet.at(&shard.pinned_to);
+    let asked = if unpinned { 0..fleet.agents.len() } else { pinned.map_or(0..0, |at| at..at + 1) };
+    for at in asked {
+        match rule::refusal(fleet.agents[at], shard, tally.all[at]) {
+            None => fitting.push(at),
+            Some(why) => refusals.push((fleet.agents[at].name.as_str(), why)),
         }
     }
-    if !unpinned && !agents.iter().any(|agent| agent.name == shard.pinned_to) {
-        refusals.push((shard.pinned_to.clone(), Why::Gone));
+    if !unpinned && pinned.is_none() {
+        refusals.push((&shard.pinned_to, Why::Gone));
     }
-    let way = |agent: &Candidate| shard.ways.get(&agent.name);
-    let open = fitting.iter().any(|agent| matches!(way(agent), Some(Way::Open(_))));
+    let way = |at: usize| shard.ways.get(&fleet.agents[at].name);
+    let open = fitting.iter().any(|at| matches!(way(*at), Some(Way::Open(_))));
     // A server that nobody reaches is down: that is for the shard to say.
     let only_open = unpinned && (open || (runs && !leaves));
-    fitting.retain(|agent| match way(agent) {
+    fitting.retain(|at| match way(*at) {
         Some(Way::Cut(why)) if only_open => {
-            refusals.push((agent.name.clone(), Why::Cut(why.clone())));
+            refusals.push((&fleet.agents[*at].name, Why::Cut(why.clone())));
             false
         }
         // What runs, if badly, does not leave for the unknown.
         None if runs && !leaves => false,
-        _ => agent.name != shard.on,
+        _ => Some(*at) != on,
     });
-    let best = fitting.into_iter().min_by_key(|agent| rank(agent, shard, tally));
-    if best.is_some() && runs {
-        tally.remove(&shard.on, &shard.task);
-    }
-    match best {
-        Some(agent) => {
-            tally.add(&agent.name, &shard.task);
-            Placed { agent: Some(agent.name.clone()), refusals: Vec::new() }
+    match fitting.into_iter().min_by_key(|at| rank(fleet.agents[*at], shard, tally, *at)) {
+        Some(at) => {
+            tally.moved(on, at);
+            Placed { agent: Some(fleet.agents[at].name.clone()), refusals: Vec::new() }
         }
         None => {
             refusals.retain(|(agent, _)| !runs || !unpinned || *agent != shard.on);
             if leaves && refusals.is_empty() {
-                refusals.push((shard.on.clone(), Why::Alone));
+                refusals.push((&shard.on, Why::Alone));
             }
             refusals.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let refusals = refusals.into_iter().map(|(agent, why)| (agent.to_owned(), why)).collect();
             Placed { agent: runs.then(|| shard.on.clone()), refusals }
         }
     }
 }
 
-/// The least is the best.
-fn rank<'a>(agent: &'a Candidate, shard: &Wanted, tally: &Tally<'_>) -> impl Ord + use<'a> {
+/// The least is the best; `at`: its number.
+fn rank<'a>(agent: &'a Candidate, shard: &Wanted, tally: &Tally, at: usize) -> impl Ord + use<'a> {
     let (way, distance) = match shard.ways.get(&agent.name) {
         // Classes of distance: below 4 ms, 16 ms, 64 ms …
         Some(Way::Open(micros)) => (0, (micros / 1000).checked_ilog(4).unwrap_or(0)),
@@ -213,7 +234,6 @@ fn rank<'a>(agent: &'a Candidate, shard: &Wanted, tally: &Tally<'_>) -> impl Ord
         Some(Way::Cut(_)) => (2, 0),
     };
     let elsewhere = |spot: &Spot| u32::from(!spot.region.is_empty() && spot.region != agent.region);
-    let of_task = tally.of_task.get(&(agent.name.as_str(), shard.task.as_str())).copied().unwrap_or(0);
     let far = (2 * elsewhere(&shard.source) + elsewhere(&shard.target), distance);
-    (way, agent.name != shard.last, far, of_task, tally.all(&agent.name), agent.name.as_str())
+    (way, agent.name != shard.last, far, tally.of_task[at], tally.all[at], agent.name.as_str())
 }

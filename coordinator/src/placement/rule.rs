@@ -5,7 +5,7 @@ use std::fmt;
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{Endpoint, Network, TaskSpec};
 
-use super::{Candidate, LEAST_DISK, Spot, Wanted};
+use super::{Candidate, LEAST_DISK, Spot, Wanted, has_room};
 
 /// Why an agent cannot take a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(super) fn refusal(agent: &Candidate, shard: &Wanted, has: u32) -> Option<Why
     if agent.max_shards > 0 && has >= agent.max_shards && shard.on != agent.name {
         return Some(Why::Full(agent.max_shards));
     }
-    (agent.free_disk > 0 && agent.free_disk < LEAST_DISK).then_some(Why::Disk(agent.free_disk))
+    (!has_room(agent.free_disk)).then_some(Why::Disk(agent.free_disk))
 }
 
 /// What forbids it by labels alone.

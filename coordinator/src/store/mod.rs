@@ -2,7 +2,7 @@
 //! leased), which agents live (`agent/<name>`, leased), which of them shall get no shards (`cordon/<name>`), the hashes of tokens that
 //! are not spent (`token/<id>`), the last calls that changed something (`audit/<number>`), earlier runs of checks (`run/<id>/<number>`),
 //! which servers running tasks hold (`lock/source/<host:port>`, `lock/target/<host:port>`), and the proof of the sealing key (`seal`). Progress is not stored: agents
-//! report it. Positions are not stored: the targets hold them. No secret is stored in clear.
+//! report it. Positions are what the targets hold; a copy of them, about a minute old, stands in `position/<id>`. No secret is stored in clear.
 //!
 //! Every commit gets the next revision; revisions grow over everything and never repeat.
 
@@ -21,6 +21,9 @@ use std::time::Duration;
 
 use dts_common::error::Result;
 use futures_util::stream::BoxStream;
+
+/// Keys that are written in one transaction where there are many: etcd takes 128 operations by default, and the guard is one.
+pub const MOST_WRITES: usize = 100;
 
 /// A stored value and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

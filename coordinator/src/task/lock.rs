@@ -1,5 +1,7 @@
 //! One running task a server: a second one would write over the first one's target, or burden its source twice.
 
+use std::collections::HashSet;
+
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{Endpoint, TaskSpec};
 
@@ -14,16 +16,17 @@ pub fn keys(spec: &TaskSpec) -> Vec<String> {
 
 /// Fails if another task that runs has one of the task's servers, by address or by what the last checks saw of them.
 pub fn conflict<'a>(stored: &Stored, others: impl Iterator<Item = &'a Stored>) -> Result<()> {
-    let spec = |stored: &Stored| stored.task.clone().unwrap_or_default().spec.unwrap_or_default();
-    let (own, shares) = (spec(stored), spec(stored).share_sources);
-    let (wanted, [sources, targets]) = (keys(&own), identities(stored));
+    let own = spec(stored);
+    let shares = own.is_some_and(|own| own.share_sources);
+    let wanted: HashSet<String> = own.map(keys).unwrap_or_default().into_iter().collect();
+    let [sources, targets] = identities(stored);
     for other in others {
-        let task = other.task.clone().unwrap_or_default();
+        let Some(task) = &other.task else { continue };
         if !occupies(task.state(), other.ran) || stored.task.as_ref().is_some_and(|own| own.id == task.id) {
             continue;
         }
-        let taken = keys(&spec(other));
-        let by_address = wanted.iter().find(|key| taken.contains(key));
+        let taken = spec(other).map(keys).unwrap_or_default();
+        let by_address = taken.iter().find(|key| wanted.contains(*key));
         let [their_sources, their_targets] = identities(other);
         let one_of = |ours: &[String], theirs: &[String]| ours.iter().any(|id| theirs.contains(id));
         let what = match by_address {
@@ -32,10 +35,14 @@ pub fn conflict<'a>(stored: &Stored, others: impl Iterator<Item = &'a Stored>) -
             None if !shares && one_of(&sources, &their_sources) => "a source, under another address,".into(),
             None => continue,
         };
-        let message = format!("{what} is in use by task {} ({})", task.id, spec(other).name);
+        let message = format!("{what} is in use by task {} ({})", task.id, spec(other).map_or("", |spec| &spec.name));
         return Err(Error::new(Code::InstanceBusy, message));
     }
     Ok(())
+}
+
+fn spec(stored: &Stored) -> Option<&TaskSpec> {
+    stored.task.as_ref()?.spec.as_ref()
 }
 
 /// Of sources and targets, as the last run saw them.

@@ -1,0 +1,83 @@
+//! Many agents and shards, by agents that only talk. How it grows is measured by `tests/scale`.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use dts_proto::v1::task_service_client::TaskServiceClient;
+use dts_proto::v1::{GetTaskRequest, ListTasksRequest, Task};
+use dts_tests::talkers::{Shard, Talkers, name, start_tasks};
+use tonic::transport::Channel;
+
+use crate::control::Control;
+use crate::until;
+
+const AGENTS: usize = 30;
+const LOST: usize = 10;
+const TASKS: usize = 5;
+const SHARDS: usize = 60;
+
+#[test]
+fn the_shards_of_ten_agents_that_die_at_once_run_elsewhere_under_higher_epochs_and_nowhere_twice() -> Result<()> {
+    let control = Control::start(1, 1)?;
+    let url = format!("http://{}", control.addresses[0]);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut talkers = runtime.block_on(Talkers::start(&url, AGENTS))?;
+    let mut client = runtime.block_on(TaskServiceClient::connect(url.clone()))?;
+    until("the interface to answer", || Ok(runtime.block_on(client.list_tasks(ListTasksRequest::default())).is_ok()))?;
+    let ids = runtime.block_on(start_tasks(&mut client, TASKS, SHARDS))?;
+    let mut tasks = || runtime.block_on(get(&mut client, &ids));
+    until("every shard to run", || Ok(tasks()?.iter().all(|task| task.ready_to_complete)))?;
+    until("each to be with one agent", || Ok(once(&talkers)))?;
+    let before = held(&tasks()?);
+    ensure!(before.len() == TASKS * SHARDS);
+    let lost: Vec<String> = (0..LOST).map(name).collect();
+    ensure!(
+        lost.iter().all(|lost| before.values().any(|(agent, _)| agent == lost)),
+        "an agent that has nothing to lose"
+    );
+
+    talkers.lose(LOST);
+    let elsewhere = |tasks: &[Task]| held(tasks).values().all(|(agent, _)| !lost.contains(agent));
+    until("the shards of the lost to run elsewhere", || {
+        let tasks = tasks()?;
+        Ok(elsewhere(&tasks) && tasks.iter().all(|task| task.ready_to_complete))
+    })?;
+    until("each to be with one agent again", || Ok(once(&talkers)))?;
+    let after = held(&tasks()?);
+    for (shard, (agent, epoch)) in &before {
+        let (now, newer) = &after[shard];
+        if lost.contains(agent) {
+            ensure!(newer > epoch, "{shard:?} went from {agent} to {now} under {newer}, which is not above {epoch}");
+        } else {
+            ensure!((now, newer) == (agent, epoch), "{shard:?} ran on, and moved from {agent} to {now}");
+        }
+    }
+    for (shard, epochs) in talkers.running() {
+        ensure!(epochs == [after[&shard].1], "{shard:?} runs as {epochs:?}, and should as {:?}", after[&shard]);
+    }
+    Ok(())
+}
+
+async fn get(client: &mut TaskServiceClient<Channel>, ids: &[String]) -> Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    for id in ids {
+        tasks.push(client.get_task(GetTaskRequest { id: id.clone() }).await?.into_inner());
+    }
+    Ok(tasks)
+}
+
+/// True if every shard is with exactly one of those that are left.
+fn once(talkers: &Talkers) -> bool {
+    let running = talkers.running();
+    running.len() == TASKS * SHARDS && running.values().all(|epochs| epochs.len() == 1)
+}
+
+/// Agent and epoch of every shard.
+fn held(tasks: &[Task]) -> BTreeMap<Shard, (String, u64)> {
+    let of = |task: &Task| {
+        let id = task.id.clone();
+        let shards = task.shards.clone().into_iter();
+        shards.map(move |shard| ((id.clone(), shard.index), (shard.agent_id, shard.epoch)))
+    };
+    tasks.iter().flat_map(of).collect()
+}
