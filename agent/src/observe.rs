@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_common::error::Result;
 use dts_proto::v1::{ShardPhase, SnapshotProgress, SpoolStatus, StreamProgress};
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::limits::Limits;
-use crate::pace::{Backlog, Meter, Sample};
+use crate::pace::{Backlog, Keeps, Meter, Sample};
 use crate::source::Received;
 use crate::spool;
 use crate::status::Board;
@@ -77,6 +78,7 @@ impl Observer {
         let position = applied.position();
         let applied_offset = position.map_or(0, |position| position.offset);
         self.acknowledged.send_replace(applied_offset);
+        self.usage.confirm(applied_offset);
         // A source that speaks SYNC only counts its offset where we do not see it.
         let source_offset = if received.speaks_psync { source.offset.max(received.offset) } else { received.offset };
         let lag_bytes = source_offset.saturating_sub(applied_offset);
@@ -112,6 +114,11 @@ impl Observer {
                 limits: (limits.read_bytes_per_second, limits.write_bytes_per_second),
             },
         );
+        let backlog_from = source.backlog.map(|(backlog, _)| backlog.offset.saturating_sub(backlog.history));
+        let rate = pace.source_bytes_per_second;
+        let replay = position.filter(|_| received.speaks_psync).map(|position| {
+            crate::pace::replay(position.offset, self.usage.kept_from(), backlog_from, rate, target.keeps)
+        });
         let copy = match &applied.checkpoint {
             Some(checkpoint) if checkpoint.phase != Phase::Claimed => checkpoint.copy,
             _ => 0,
@@ -149,6 +156,7 @@ impl Observer {
             status.source_keys = source.keys;
             status.target_keys = target.keys.saturating_sub(self.records);
             status.lost_links = received.lost;
+            status.replay = replay;
         });
         self.board.pace(pace);
         let phase = self.board.read().phase();
@@ -175,6 +183,8 @@ struct Answer {
     offset_before: u64,
     /// And when it was.
     backlog: Option<(Backlog, std::time::Instant)>,
+    /// Of the server that keeps least.
+    keeps: Option<Keeps>,
     asked: u64,
 }
 
@@ -201,9 +211,15 @@ impl Asked {
             clients.clear();
         }
         if clients.is_empty() {
+            let mut keeps = None;
             for server in self.whom.servers().await? {
-                clients.push(Client::connect(&server, self.side).await?);
+                let mut client = Client::connect(&server, self.side).await?;
+                if self.side == Side::Target {
+                    keeps = keeps.max(Some(what_it_keeps(&mut client).await?));
+                }
+                clients.push(client);
             }
+            self.answer.keeps = keeps;
         }
         let mut keys = 0;
         for client in &mut clients {
@@ -229,6 +245,17 @@ impl Asked {
         self.clients = clients;
         Ok(())
     }
+}
+
+/// What the server's disk holds of its data.
+async fn what_it_keeps(client: &mut Client) -> Result<Keeps> {
+    let append_only = client.info("persistence").await?.number("aof_enabled") == Some(1);
+    // Not everybody may ask.
+    let fsync = match client.ask(&[b"CONFIG", b"GET", b"appendfsync"]).await? {
+        BytesFrame::Array(pair) => pair.get(1).and_then(|value| value.as_str().map(str::to_owned)),
+        _ => None,
+    };
+    Ok(Keeps::of(append_only, fsync.as_deref()))
 }
 
 /// The source's own offset now.

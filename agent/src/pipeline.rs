@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
+use dts_common::position::Position;
 use dts_common::selection::Selection;
 use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::{mpsc, watch};
@@ -29,7 +30,7 @@ use crate::outlet::Outlet;
 use crate::retry::{Retry, Trouble};
 use crate::route::{Dialect, Scripts};
 use crate::source::{self, Received, SourceConfig};
-use crate::spool::{self, SpoolConfig};
+use crate::spool::{self, Spool};
 use crate::status::Board;
 use crate::target::cluster::{self, Scope};
 use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, routed, territory};
@@ -83,6 +84,7 @@ impl Job {
 pub async fn attempt(
     job: &Job,
     facts: &Facts,
+    spool: &Spool,
     directive: watch::Receiver<Directive>,
     board: &Board,
     troubles: [Trouble; 2],
@@ -101,8 +103,7 @@ pub async fn attempt(
     board.phase(ShardPhase::Handshake);
 
     let resume = start.resume.as_ref().map(|resume| resume.position);
-    let spool = SpoolConfig { dir: job.scratch.join("spool"), limits: job.limits.clone() };
-    let (spool_in, spool_out) = spool::open(spool)?;
+    let (spool_in, spool_out, goes_on) = begin(job, spool, resume).await?;
     let (instructions, to_write) = mpsc::channel(BATCHES);
     let (confirm, applied) = watch::channel(Applied::default());
     let (acknowledge, acknowledged) = watch::channel(resume.map_or(0, |position| position.offset));
@@ -121,7 +122,7 @@ pub async fn attempt(
     };
     let config = SourceConfig { endpoint: job.source.clone(), limits: job.limits.clone() };
     let mut source = tokio::spawn(
-        source::run(config, resume, spool_in, receive, acknowledged, source_trouble, stop.clone()).in_current_span(),
+        source::run(config, goes_on, spool_in, receive, acknowledged, source_trouble, stop.clone()).in_current_span(),
     );
     let mut target = tokio::spawn(writer.run(to_write, confirm).in_current_span());
     let observer = tokio::spawn(observer.run(stop.clone()).in_current_span());
@@ -180,6 +181,25 @@ pub async fn attempt(
     stop.cancel();
     let _figures_only = timeout(JOIN_WITHIN, observer).await;
     result.map_err(|error| Failure { error, spent })
+}
+
+/// Gives the stream from a position on: the source does, as long as it can; what it has forgotten comes out of the spool. Gives too where the
+/// source goes on.
+async fn begin(
+    job: &Job,
+    spool: &Spool,
+    resume: Option<Position>,
+) -> Result<(spool::Writer, spool::Reader, Option<Position>)> {
+    if let Some(position) = &resume
+        && spool.covers(position)
+        && !source::holds(&job.source, position).await
+    {
+        let (writer, reader, end) = spool.rewind(position)?;
+        tracing::info!(from = position.offset, to = end.offset, "the target is brought up from the spool");
+        return Ok((writer, reader, Some(end)));
+    }
+    let (writer, reader) = spool.begin(resume.as_ref())?;
+    Ok((writer, reader, resume))
 }
 
 /// What ended an attempt.

@@ -14,6 +14,7 @@ use crate::mend::Mends;
 use crate::pipeline::{self, Failure, Job};
 use crate::retry::Retry;
 use crate::source;
+use crate::spool::{Spool, SpoolConfig};
 use crate::status::Board;
 use crate::target::{self, Destination, territory};
 use crate::topology::{self, Kind, Owner, Topology};
@@ -103,6 +104,7 @@ async fn attempts(
     retry: &mut Retry,
     cancel: &CancellationToken,
 ) -> Result<()> {
+    let spool = Spool::open(SpoolConfig { dir: job.scratch.join("spool"), limits: job.limits.clone() })?;
     let mut first = true;
     let mut copies = source::pause_between_copies();
     // True once slots were seen to move: what was copied while they did is worth nothing.
@@ -140,7 +142,7 @@ async fn attempts(
         let applied = || board.read().stream.map_or(0, |stream| stream.applied_offset);
         let before = applied();
         // Not dropped when cancelled: it ends by itself then, having joined its stages.
-        let ended = Box::pin(pipeline::attempt(job, &facts, directive.clone(), board, troubles, cancel)).await;
+        let ended = Box::pin(pipeline::attempt(job, &facts, &spool, directive.clone(), board, troubles, cancel)).await;
         watching.cancel();
         let _shows_only = watcher.await;
         match ended {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dts_proto::v1::{Hop, Pace, Reason, ShardStatus, SnapshotProgress, SpoolStatus, StreamProgress, Task};
+use dts_proto::v1::{Hop, Pace, Reason, Replay, ShardStatus, SnapshotProgress, SpoolStatus, StreamProgress, Task};
 use serde_json::{Value, json};
 
 use crate::show::{bytes, period, short};
@@ -91,6 +91,7 @@ fn shards(task: &Task) -> Vec<Value> {
             "lag_ms": stream.lag_ms,
             "source_keys": status.source_keys,
             "pace": pace(status.pace.as_ref()),
+            "replay": replay(status.replay.as_ref()),
         })
     };
     task.shards.iter().map(shard).collect()
@@ -189,6 +190,19 @@ fn pace(pace: Option<&Pace>) -> Value {
         "backlog_left_ms": pace.backlog_left_ms,
         "time_left_ms": pace.time_left_ms,
         "throttled_by": pace.throttled_by,
+    })
+}
+
+/// How far the target may step back; null before it has a position.
+fn replay(replay: Option<&Replay>) -> Value {
+    let Some(replay) = replay else { return Value::Null };
+    json!({
+        "window_bytes": replay.window_bytes,
+        "backlog_bytes": replay.backlog_bytes,
+        "lasts_ms": replay.lasts_ms,
+        "target_keeps": replay.target_keeps,
+        "loss_ms": replay.loss_ms,
+        "short": replay.short,
     })
 }
 

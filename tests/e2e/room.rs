@@ -1,6 +1,8 @@
 //! Targets without room, and such that forget.
 
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
 use dts_tests::dts::Dts;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
@@ -60,5 +62,44 @@ fn a_target_that_forgot_everything_is_copied_again() -> Result<()> {
     load.stop()?;
     complete(&state)?;
     ensure!(dts.end()?.0 == Some(0));
+    assert_equal(&source, &target)
+}
+
+/// The append-only file that is written to.
+fn append_only_file(server: &Server) -> Result<PathBuf> {
+    let files = std::fs::read_dir(server.dir().join("appendonlydir"))?.map(|entry| Ok(entry?.path()));
+    let files = files.collect::<std::io::Result<Vec<_>>>()?;
+    files.into_iter().find(|path| path.to_string_lossy().ends_with(".incr.aof")).context("no append-only file")
+}
+
+#[test]
+fn what_a_target_with_a_file_of_one_second_forgot_is_given_again_though_the_source_has_forgotten_it_too() -> Result<()>
+{
+    let source = Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "16kb"])?;
+    let mut target = Server::start("redis-7.0", &["--appendonly", "yes", "--appendfsync", "everysec"])?;
+    let load = Load::start(&source)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &target.url(), &state, &[])?;
+    dts.wait_for("a stream", |event| event["ready_to_complete"] == true)?;
+    // What a host that loses its power leaves of the file: the last second is not on the disk.
+    let file = append_only_file(&target)?;
+    let kept = std::fs::metadata(&file)?.len();
+    let offset: u64 = source.info("master_repl_offset")?.parse()?;
+    until("the source to forget as well", || {
+        Ok(source.info("repl_backlog_first_byte_offset")?.parse::<u64>()? > offset + 20_000)
+    })?;
+    let of = |event: &serde_json::Value| event["shards"][0]["replay"].clone();
+    let shown = dts.wait_for("the window", |event| {
+        of(event)["window_bytes"].as_u64() > Some(20_000) && of(event)["target_keeps"] == "everysec"
+    })?;
+    ensure!(of(&shown)["loss_ms"] == 2000, "{}", of(&shown));
+    target.kill()?;
+    std::fs::File::options().write(true).open(&file)?.set_len(kept)?;
+    target.restart()?;
+    load.stop()?;
+    complete(&state)?;
+    let (code, events) = dts.end()?;
+    ensure!(code == Some(0), "{:?}", events.last());
+    ensure!(source.info("sync_full")? == "1", "the agent still had it: no copy was needed");
     assert_equal(&source, &target)
 }

@@ -2,6 +2,7 @@
 //! that are looked at now and then. No I/O.
 
 mod rate;
+mod replay;
 mod trail;
 
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use dts_proto::v1::{Hop, Pace};
 
 use rate::Rate;
+pub use replay::{Keeps, replay};
 use trail::Trail;
 
 /// So much on its way is no queue.

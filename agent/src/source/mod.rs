@@ -1,11 +1,13 @@
 //! Behaving as a replica of the source: handshake, PSYNC or SYNC, draining the socket into the spool, acknowledging.
 
+mod backlog;
 mod copies;
 mod handshake;
 mod link;
 mod payload;
 mod record;
 
+pub use backlog::holds;
 use copies::Copies;
 pub(crate) use copies::pause_between_copies;
 pub use record::Record;

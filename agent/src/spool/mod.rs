@@ -4,23 +4,29 @@
 //! reader has emptied the disk again: order is kept. A record on disk is `length u32, crc-32 u32, encoding`; one whose
 //! checksum is wrong ends the shard. A segment is removed when it was read. Nothing survives the process: what the target
 //! holds is known by the target, and the source is asked for the rest.
+//!
+//! It outlives the attempts at its shard. The last of the stream that was given out is kept in memory behind it ([`window`]), of the same budget:
+//! a target that forgot its last moments is brought up from there if the source cannot do it any more.
 
 mod encoding;
 mod segment;
+mod window;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::position::Position;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::limits::Limits;
 use crate::source::Record;
 use segment::Disk;
+use window::{Place, Window};
 
 /// Bounds of a spool.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ pub struct SpoolConfig {
 
 /// The longest wait for room before the shard is stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// One part of so many of the memory is for what was given out already.
+const WINDOW: u64 = 2;
 
 #[derive(Debug)]
 struct Shared {
@@ -47,35 +55,157 @@ struct Shared {
 struct Queue {
     memory: VecDeque<Record>,
     disk: Disk,
+    window: Window,
+    /// Behind what came last; `None` in a snapshot, and of a history without a name.
+    end: Option<Place>,
+    /// Behind the snapshot that comes in.
+    copying: Option<Place>,
+    /// Records of snapshots that were not given out yet.
+    snapshots: u64,
     closed: bool,
+    /// Of the attempt that may use it.
+    attempt: u64,
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    memory: AtomicU64,
+    disk: AtomicU64,
+    /// Where the window begins, plus one; 0: there is none.
+    window: AtomicU64,
+    confirmed: AtomicU64,
 }
 
 /// What a spool holds now.
 #[derive(Clone, Debug, Default)]
-pub struct Usage(Arc<[AtomicU64; 2]>);
+pub struct Usage(Arc<Figures>);
 
 impl Usage {
-    /// Bytes in memory and on disk.
+    /// Bytes that wait, in memory and on disk.
     pub fn read(&self) -> (u64, u64) {
-        (self.0[0].load(Ordering::Relaxed), self.0[1].load(Ordering::Relaxed))
+        (self.0.memory.load(Ordering::Relaxed), self.0.disk.load(Ordering::Relaxed))
+    }
+
+    /// Where the stream begins that is still here.
+    pub fn kept_from(&self) -> Option<u64> {
+        self.0.window.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Up to here the target holds everything.
+    pub fn confirm(&self, offset: u64) {
+        self.0.confirmed.store(offset, Ordering::Relaxed);
+    }
+
+    fn note(&self, queue: &Queue) {
+        self.0.disk.store(queue.disk.bytes(), Ordering::Relaxed);
+        self.0.window.store(queue.window.from().map_or(0, |from| from + 1), Ordering::Relaxed);
     }
 }
 
-/// The source's end.
-#[derive(Debug)]
-pub struct Writer(Arc<Shared>);
+/// The spool of a shard.
+#[derive(Clone, Debug)]
+pub struct Spool(Arc<Shared>);
 
-/// The driver's end.
+/// The source's end, in one attempt.
 #[derive(Debug)]
-pub struct Reader(Arc<Shared>);
+pub struct Writer(Arc<Shared>, u64);
 
-/// An empty spool.
-pub fn open(config: SpoolConfig) -> Result<(Writer, Reader)> {
-    let disk = Disk::open(&config.dir)?;
-    let queue = Mutex::new(Queue { memory: VecDeque::new(), disk, closed: false });
-    let shared = Shared { config, queue, filled: Notify::new(), drained: Notify::new(), usage: Usage::default() };
-    let shared = Arc::new(shared);
-    Ok((Writer(shared.clone()), Reader(shared)))
+/// The driver's end, in one attempt.
+#[derive(Debug)]
+pub struct Reader(Arc<Shared>, u64);
+
+fn place(position: &Position) -> Option<Place> {
+    Some(Place { history: position.history?, offset: position.offset })
+}
+
+impl Spool {
+    /// An empty one.
+    pub fn open(config: SpoolConfig) -> Result<Self> {
+        let queue = Mutex::new(Queue {
+            memory: VecDeque::new(),
+            disk: Disk::open(&config.dir)?,
+            window: Window::default(),
+            end: None,
+            copying: None,
+            snapshots: 0,
+            closed: false,
+            attempt: 0,
+        });
+        let (filled, drained, usage) = (Notify::new(), Notify::new(), Usage::default());
+        Ok(Self(Arc::new(Shared { config, queue, filled, drained, usage })))
+    }
+
+    /// Empties it, for an attempt to which the source gives the stream from there on; `None`: a snapshot first.
+    pub fn begin(&self, resume: Option<&Position>) -> Result<(Writer, Reader)> {
+        let mut queue = self.0.lock();
+        let at = resume.and_then(place);
+        let attempt = queue.attempt + 1;
+        // The old segments have to be gone before a new one takes their place.
+        queue.disk = Disk::open(&self.0.config.dir)?;
+        queue.memory.clear();
+        (queue.window, queue.end, queue.copying) = (Window::beginning(at), at, None);
+        (queue.snapshots, queue.closed, queue.attempt) = (0, false, attempt);
+        self.0.usage.0.memory.store(0, Ordering::Relaxed);
+        self.0.usage.note(&queue);
+        Ok((Writer(self.0.clone(), attempt), Reader(self.0.clone(), attempt)))
+    }
+
+    /// True if everything from this position to what came last is here.
+    pub fn covers(&self, position: &Position) -> bool {
+        let queue = self.0.lock();
+        queue.snapshots == 0 && queue.end.is_some() && place(position).is_some_and(|place| queue.window.covers(place))
+    }
+
+    /// For an attempt that begins at a position that it covers: gives everything from there on out again. Gives too where the source is to go on.
+    pub fn rewind(&self, position: &Position) -> Result<(Writer, Reader, Position)> {
+        let mut queue = self.0.lock();
+        let (Some(place), Some(end)) = (place(position), queue.end) else {
+            return Err(Error::new(Code::Internal, "a spool is not rewound to where it holds nothing"));
+        };
+        let again = queue.window.take_from(place);
+        let weight: u64 = again.iter().map(|record| record.weight() as u64).sum();
+        again.into_iter().rev().for_each(|record| queue.memory.push_front(record));
+        self.0.usage.0.memory.fetch_add(weight, Ordering::Relaxed);
+        (queue.closed, queue.attempt) = (false, queue.attempt + 1);
+        self.0.usage.note(&queue);
+        let attempt = queue.attempt;
+        let end = Position { history: Some(end.history), offset: end.offset, db: position.db };
+        Ok((Writer(self.0.clone(), attempt), Reader(self.0.clone(), attempt), end))
+    }
+}
+
+impl Queue {
+    /// An attempt that was abandoned has no hand in the next one.
+    fn check(&self, attempt: u64) -> Result<()> {
+        if self.attempt == attempt {
+            return Ok(());
+        }
+        Err(Error::new(Code::Internal, "an attempt that is over uses the spool"))
+    }
+
+    fn came(&mut self, record: &Record) {
+        match (record, &mut self.end) {
+            (Record::SnapshotBegin { history, offset, .. }, _) => {
+                self.copying = history.map(|history| Place { history, offset: *offset });
+                (self.end, self.snapshots) = (None, self.snapshots + 1);
+            }
+            (Record::Snapshot(_), _) => self.snapshots += 1,
+            (Record::SnapshotEnd, _) => (self.end, self.snapshots) = (self.copying.take(), self.snapshots + 1),
+            (Record::Renamed(history), Some(end)) => end.history = *history,
+            (Record::Stream { offset, bytes, .. }, Some(end)) if end.offset == *offset => {
+                end.offset += bytes.len() as u64;
+            }
+            _ => self.end = None,
+        }
+    }
+
+    fn gave(&mut self, record: &Record, most: u64, confirmed: u64) {
+        let now = Instant::now();
+        self.window.gave(now, record);
+        self.window.trim(now, most, confirmed);
+        let stream = matches!(record, Record::Stream { .. } | Record::Renamed(_));
+        self.snapshots -= u64::from(!stream);
+    }
 }
 
 impl Shared {
@@ -84,18 +214,22 @@ impl Shared {
     }
 
     /// Gives the record back if there is no room.
-    fn try_push(&self, record: Record) -> Result<Option<Record>> {
+    fn try_push(&self, record: Record, attempt: u64) -> Result<Option<Record>> {
         let weight = record.weight() as u64;
         let limits = *self.config.limits.borrow();
         let mut queue = self.lock();
-        let [memory, disk] = &*self.usage.0;
-        let fits = memory.load(Ordering::Relaxed) + weight <= limits.spool_memory_bytes || queue.memory.is_empty();
+        queue.check(attempt)?;
+        let memory = &self.usage.0.memory;
+        let held = memory.load(Ordering::Relaxed) + queue.window.bytes();
+        let fits = held + weight <= limits.spool_memory_bytes || queue.memory.is_empty();
         if queue.disk.is_empty() && fits {
+            queue.came(&record);
             memory.fetch_add(weight, Ordering::Relaxed);
             queue.memory.push_back(record);
         } else if queue.disk.bytes() + weight <= limits.spool_disk_bytes {
             queue.disk.push(&record)?;
-            disk.store(queue.disk.bytes(), Ordering::Relaxed);
+            queue.came(&record);
+            self.usage.note(&queue);
         } else {
             return Ok(Some(record));
         }
@@ -104,20 +238,21 @@ impl Shared {
         Ok(None)
     }
 
-    fn try_pop(&self) -> Result<Option<Record>> {
+    fn try_pop(&self, attempt: u64) -> Result<Option<Record>> {
+        let most = self.config.limits.borrow().spool_memory_bytes / WINDOW;
         let mut queue = self.lock();
-        let [memory, disk] = &*self.usage.0;
+        queue.check(attempt)?;
         let record = match queue.memory.pop_front() {
             Some(record) => {
-                memory.fetch_sub(record.weight() as u64, Ordering::Relaxed);
+                self.usage.0.memory.fetch_sub(record.weight() as u64, Ordering::Relaxed);
                 Some(record)
             }
-            None => {
-                let record = queue.disk.pop()?;
-                disk.store(queue.disk.bytes(), Ordering::Relaxed);
-                record
-            }
+            None => queue.disk.pop()?,
         };
+        if let Some(record) = &record {
+            queue.gave(record, most, self.usage.0.confirmed.load(Ordering::Relaxed));
+        }
+        self.usage.note(&queue);
         drop(queue);
         if record.is_some() {
             self.drained.notify_one();
@@ -131,7 +266,7 @@ impl Writer {
     pub async fn push(&mut self, record: Record) -> Result<()> {
         let mut record = record;
         loop {
-            match self.0.try_push(record)? {
+            match self.0.try_push(record, self.1)? {
                 None => return Ok(()),
                 Some(back) => record = back,
             }
@@ -151,15 +286,19 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.filled.notify_one();
+        let mut queue = self.0.lock();
+        if queue.attempt == self.1 {
+            queue.closed = true;
+            drop(queue);
+            self.0.filled.notify_one();
+        }
     }
 }
 
 impl Reader {
     /// The next record, if one is at hand.
     pub fn try_next(&mut self) -> Result<Option<Record>> {
-        self.0.try_pop()
+        self.0.try_pop(self.1)
     }
 
     /// The next record; `None` once the writer is gone and all is read. Dropping the future loses nothing.
@@ -167,7 +306,7 @@ impl Reader {
         loop {
             let filled = self.0.filled.notified();
             let closed = self.0.lock().closed;
-            if let Some(record) = self.0.try_pop()? {
+            if let Some(record) = self.0.try_pop(self.1)? {
                 return Ok(Some(record));
             }
             if closed {
@@ -204,6 +343,16 @@ mod tests {
         SpoolConfig { dir: dir.path().to_owned(), limits: watch::channel(limits.into()).1 }
     }
 
+    fn open(config: SpoolConfig) -> Result<(Writer, Reader)> {
+        Spool::open(config)?.begin(None)
+    }
+
+    impl Writer {
+        fn put(&self, record: Record) -> Result<Option<Record>> {
+            self.0.try_push(record, self.1)
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
@@ -215,7 +364,7 @@ mod tests {
                 if push {
                     let record = record(number as u64, length);
                     model.push_back(record.clone());
-                    prop_assert!(writer.0.try_push(record).unwrap().is_none());
+                    prop_assert!(writer.put(record).unwrap().is_none());
                     prop_assert!(reader.usage().read().0 <= 1000);
                 } else {
                     prop_assert_eq!(reader.try_next().unwrap(), model.pop_front());
@@ -229,12 +378,78 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn rewound_it_gives_the_same_bytes_again_and_goes_on_with_what_waits(
+            lengths in prop::collection::vec(1usize..400, 1..60), read in 0usize..60, back in 0u64..2000,
+        ) {
+            let history = "a".repeat(40).parse().unwrap();
+            let at = |offset| Position { history: Some(history), offset, db: 3 };
+            let byte = |offset: u64| u8::try_from(offset % 251).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let spool = Spool::open(small(&dir)).unwrap();
+            let (writer, mut reader) = spool.begin(Some(&at(7))).unwrap();
+            let mut end = 7;
+            for length in &lengths {
+                let bytes: Vec<u8> = (end..end + *length as u64).map(byte).collect();
+                let record = Record::Stream { offset: end, received_ms: 1, bytes: bytes.into() };
+                prop_assert!(writer.put(record).unwrap().is_none());
+                end += *length as u64;
+            }
+            let mut given = 7;
+            for _ in 0..read {
+                if let Some(Record::Stream { offset, bytes, .. }) = reader.try_next().unwrap() {
+                    given = offset + bytes.len() as u64;
+                }
+            }
+            let from = given.saturating_sub(back).max(7);
+            let kept = reader.usage().kept_from().unwrap();
+            prop_assert_eq!(spool.covers(&at(from)), from >= kept);
+            prop_assert!(!spool.covers(&at(end + 1)));
+            if from >= kept {
+                let (again, mut reader, goes_on) = spool.rewind(&at(from)).unwrap();
+                prop_assert_eq!(goes_on, at(end));
+                // The attempt before has no hand in it any more.
+                prop_assert!(writer.put(record(end, 1)).is_err());
+                let mut offset = from;
+                while let Some(record) = reader.try_next().unwrap() {
+                    let Record::Stream { offset: begins, bytes, .. } = record else { unreachable!() };
+                    prop_assert_eq!(begins, offset);
+                    prop_assert!(bytes.iter().zip(offset..).all(|(is, at)| *is == byte(at)));
+                    offset += bytes.len() as u64;
+                }
+                prop_assert_eq!(offset, end);
+                drop(again);
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_not_rewound_over_a_snapshot_that_waits_and_empty_when_begun_anew() {
+        let history = "a".repeat(40).parse().unwrap();
+        let at = |offset| Position { history: Some(history), offset, db: 0 };
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(small(&dir)).unwrap();
+        let (writer, mut reader) = spool.begin(Some(&at(0))).unwrap();
+        writer.put(record(0, 10)).unwrap();
+        reader.try_next().unwrap();
+        assert!(spool.covers(&at(0)));
+        writer.put(Record::SnapshotBegin { history: Some(history), offset: 50, size: None }).unwrap();
+        writer.put(Record::SnapshotEnd).unwrap();
+        assert!(!spool.covers(&at(0)));
+        (reader.try_next().unwrap(), reader.try_next().unwrap());
+        assert!(spool.covers(&at(50)) && !spool.covers(&at(0)));
+        let (_writer, mut reader) = spool.begin(Some(&at(0))).unwrap();
+        assert_eq!((reader.try_next().unwrap(), spool.covers(&at(50))), (None, false));
+    }
+
     #[test]
     fn a_damaged_byte_on_disk_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let (writer, mut reader) = open(small(&dir)).unwrap();
         for number in 0..5 {
-            assert!(writer.0.try_push(record(number, 500)).unwrap().is_none());
+            assert!(writer.put(record(number, 500)).unwrap().is_none());
         }
         let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
         let mut bytes = std::fs::read(&file).unwrap();

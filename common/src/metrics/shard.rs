@@ -61,6 +61,14 @@ pub fn shard(task: &str, index: u32, agent: &str, epoch: u64, status: &ShardStat
     let spool = status.spool.unwrap_or_default();
     by("dts_shard_spool_bytes", "where", "memory", spool.memory_bytes);
     by("dts_shard_spool_bytes", "where", "disk", spool.disk_bytes);
+    if let Some(replay) = &status.replay {
+        by("dts_shard_replay_bytes", "of", "window", replay.window_bytes);
+        by("dts_shard_replay_bytes", "of", "backlog", replay.backlog_bytes);
+        plain("dts_shard_replay_short", u64::from(replay.short));
+        if let Some(lasts) = replay.lasts_ms {
+            gauge!("dts_shard_replay_seconds", with(&[])).set(seconds(lasts));
+        }
+    }
     total("dts_shard_lost_links_total", status.lost_links);
     for (code, count) in &status.errors {
         counter!("dts_shard_errors_total", with(&[("code", code)])).absolute(*count);

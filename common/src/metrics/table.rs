@@ -164,6 +164,27 @@ pub const METRICS: &[Metric] = &[
         "What waits between source and target, in memory and on disk",
     ),
     row(
+        "dts_shard_replay_bytes",
+        Gauge,
+        "bytes",
+        "task, shard, of",
+        "Stream behind the target's position that it can be given once more, from the agent (window) or the source (backlog)",
+    ),
+    row(
+        "dts_shard_replay_seconds",
+        Gauge,
+        "seconds",
+        "task, shard",
+        "The larger of the two at the rate at which the source is written; no series: nothing is written",
+    ),
+    row(
+        "dts_shard_replay_short",
+        Gauge,
+        "1",
+        "task, shard",
+        "1 if the target may forget more than that when its host crashes: then it is copied anew",
+    ),
+    row(
         "dts_shard_backlog_bytes",
         Gauge,
         "bytes",
