@@ -331,10 +331,7 @@ async fn keep<S: Store>(store: S, ttl: Duration, lease: Lease, term: Term) {
             tokio::time::sleep(ttl / 5).await;
         }
     };
-    tokio::select! {
-        () = kept => {}
-        () = term.ends.cancelled() => {}
-    }
+    term.ends.run_until_cancelled(kept).await;
     term.ends.cancel();
 }
 

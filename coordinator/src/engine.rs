@@ -3,11 +3,13 @@
 mod assign;
 mod checking;
 mod fleet;
+mod held;
 mod life;
 mod mirror;
 mod orders;
 mod pace;
 mod probe;
+mod report;
 mod ring;
 mod roll;
 mod token;
@@ -16,34 +18,30 @@ mod trail;
 mod upgrade;
 mod verification;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::telemetry::traceparent;
-use dts_proto::v1::{
-    self, Register, Report, Shard, ShardPhase, ShardReport, ShardStatus, Task, TaskAction, TaskSpec, TaskState,
-};
+use dts_proto::v1::{self, Register, Shard, ShardPhase, Task, TaskAction, TaskSpec, TaskState};
 use prost::Message as _;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
 
-use self::assign::{Moves, Refused, no_agent};
+use self::assign::{Moves, no_agent};
 use self::fleet::{Cordon, Session};
-use self::mirror::Mirror;
+use self::held::Held;
 use self::pace::Pace;
-use self::probe::cut_off;
 use self::roll::Roll;
 use crate::audit;
 use crate::secret::{Sealer, redact};
 use crate::store::{Store, Transaction, Versioned};
-use crate::task::{self, Observation, Seen, Step, Stored, actions, decide, requested, totals};
-use crate::verify::Runs;
+use crate::task::{self, Stored, actions, totals};
 
 /// Under it stand the instances of living agents, by name.
 const AGENT: &str = "agent/";
 const SEAL: &str = "seal";
+
 /// The coordinator's mind.
 pub struct Engine<S> {
     store: S,
@@ -64,127 +62,6 @@ struct World {
     cordons: BTreeMap<String, Cordon>,
     moves: Moves,
     pace: Pace,
-}
-
-struct Held {
-    id: Arc<str>,
-    stored: Stored,
-    /// What the store holds at `revision`: what is left of a change that it did not take.
-    saved: Stored,
-    revision: u64,
-    /// A change of ours may have reached the store, or may not: nothing is changed before it was read again.
-    unsure: bool,
-    /// At this revision there was nothing more to do, by the phases of then.
-    advanced: u64,
-    statuses: HashMap<u32, ShardStatus>,
-    /// Why nobody takes a shard that should go somewhere.
-    refusals: BTreeMap<u32, Refused>,
-    /// What was asked last, and what assigned a shard, for who traces it.
-    asked: String,
-    traces: HashMap<u32, String>,
-    /// What agents report of the run that is going on.
-    seen: HashMap<(String, u32), Seen>,
-    /// Who tries a shard in it without being the one to run it.
-    standbys: HashMap<u32, Vec<String>>,
-    /// The run counts as ended then, whoever is still silent.
-    deadline: Option<Instant>,
-    runs: Runs,
-    mirror: Mirror,
-}
-
-impl Held {
-    fn new(stored: Stored, revision: u64) -> Self {
-        Self {
-            id: stored.task.as_ref().map(|task| task.id.as_str()).unwrap_or_default().into(),
-            saved: stored.clone(),
-            stored,
-            revision,
-            unsure: false,
-            advanced: 0,
-            statuses: HashMap::new(),
-            refusals: BTreeMap::new(),
-            asked: String::new(),
-            traces: HashMap::new(),
-            seen: HashMap::new(),
-            standbys: HashMap::new(),
-            deadline: None,
-            runs: Runs::default(),
-            mirror: Mirror::default(),
-        }
-    }
-
-    fn task(&self) -> Task {
-        self.view().clone()
-    }
-
-    fn view(&self) -> &Task {
-        static NONE: LazyLock<Task> = LazyLock::new(Task::default);
-        self.stored.task.as_ref().unwrap_or(&NONE)
-    }
-
-    fn shard(&self, index: u32) -> Option<&Shard> {
-        // Where it stands unless somebody numbers them otherwise one day.
-        let shards = &self.view().shards;
-        let at = usize::try_from(index).ok().and_then(|at| shards.get(at)).filter(|shard| shard.index == index);
-        at.or_else(|| shards.iter().find(|shard| shard.index == index))
-    }
-
-    /// True if the report is that of the agent that holds the shard, of its present epoch.
-    fn takes(&self, report: &ShardReport, agent_id: &str) -> bool {
-        self.shard(report.shard_index).is_some_and(|shard| shard.epoch == report.epoch && shard.agent_id == agent_id)
-    }
-
-    fn task_mut(&mut self) -> &mut Task {
-        self.stored.task.get_or_insert_default()
-    }
-
-    /// Why the first shard in this phase is in it; of several shards it says which.
-    fn reason(&self, phase: ShardPhase) -> Option<v1::Reason> {
-        let mut shards: Vec<_> = self.statuses.iter().filter(|(_, status)| status.phase() == phase).collect();
-        shards.sort_unstable_by_key(|(index, _)| **index);
-        let (index, status) = shards.first()?;
-        let mut reason = status.reason.clone()?;
-        if self.view().shards.len() > 1 {
-            reason.message = format!("shard {index}: {}", reason.message);
-        }
-        Some(reason)
-    }
-
-    fn observation(&self) -> Observation {
-        let task = self.view();
-        let spec = task.spec.as_ref();
-        let phase = |shard: &Shard| self.statuses.get(&shard.index).map_or(ShardPhase::Unspecified, ShardStatus::phase);
-        Observation {
-            state: task.state(),
-            past: self.stored.past(),
-            lost: self.reason(ShardPhase::Failed).is_some_and(|reason| reason.code == Code::Fenced.as_str()),
-            held: self.stored.held,
-            mode: spec.map(TaskSpec::mode).unwrap_or_default(),
-            complete_when_caught_up: spec.is_some_and(|spec| spec.complete_when_caught_up),
-            phases: task.shards.iter().map(phase).collect(),
-        }
-    }
-
-    fn at_revision(&self, revision: u64) -> Result<()> {
-        if revision != 0 && revision != self.revision {
-            let message = format!("the task is at revision {}, the request names {revision}", self.revision);
-            return Err(Error::new(Code::RevisionConflict, message));
-        }
-        Ok(())
-    }
-
-    /// Where the action leads, if the task is at this revision and its state allows it.
-    fn allowed(&self, revision: u64, action: TaskAction) -> Result<TaskState> {
-        self.at_revision(revision)?;
-        let (past, state) = (self.stored.past(), self.view().state());
-        let releasing = past.releasing;
-        requested(state, past, action).ok_or_else(|| {
-            let allowed: Vec<_> = actions(state, releasing).iter().map(|action| action.as_str_name()).collect();
-            let (asked, state) = (action.as_str_name(), state.as_str_name());
-            let message = format!("{asked} is not allowed in {state}; allowed: {}", allowed.join(", "));
-            Error::new(Code::ActionNotAllowed, message)
-        })
-    }
 }
 
 impl<S: Store> Engine<S> {
@@ -348,40 +225,6 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What an agent sees of its shards. Only news has consequences: a fleet that runs says the same again and again.
-    pub async fn report(&self, agent_id: &str, report: Report) -> Result<()> {
-        let mut world = self.world.lock().await;
-        let World { tasks, agents, moves, .. } = &mut *world;
-        let mut news = agents.get_mut(agent_id).is_some_and(|session| session.report(&report, moves.looks_at_ways()));
-        news |= moves.reported(tasks, agent_id, &report);
-        for shard in report.shards {
-            let Some(held) = tasks.get_mut(&shard.task_id) else { continue };
-            if held.takes(&shard, agent_id) {
-                news |= self.take_status(held, shard).await?;
-            }
-        }
-        news |= self.take_checks(&mut world, agent_id, report.checks).await?;
-        self.changed.send_modify(|count| *count += 1);
-        if news { self.reconcile(&mut world).await } else { Ok(()) }
-    }
-
-    /// True if places or orders may follow from it.
-    async fn take_status(&self, held: &mut Held, mut shard: ShardReport) -> Result<bool> {
-        let (index, verifies) = (shard.shard_index, shard.verify.is_some());
-        let ordered = |held: &Held| verifies.then(|| held.runs.order(index).is_some());
-        let before = (held.revision, held.stored.resync.len(), ordered(held));
-        self.take_verification(held, &mut shard).await?;
-        let code = |status: &ShardStatus| status.reason.as_ref().map(|reason| reason.code.clone());
-        let status = shard.status.unwrap_or_default();
-        let now = (status.phase, code(&status), cut_off(&status));
-        let last = held.statuses.insert(index, status).map(|last| (last.phase, code(&last), cut_off(&last)));
-        if last.as_ref() != Some(&now) || held.advanced != held.revision {
-            self.advance(held).await?;
-        }
-        let cut = last.is_some_and(|(.., cut)| cut);
-        Ok(before != (held.revision, held.stored.resync.len(), ordered(held)) || cut != now.2)
-    }
-
     /// An agent came: time to tick.
     pub async fn registered(&self) {
         self.registered.notified().await;
@@ -433,26 +276,6 @@ impl<S: Store> Engine<S> {
             self.changed.send_modify(|count| *count += 1);
         }
         world.tasks.get_mut(id).ok_or_else(|| not_found(id))
-    }
-
-    /// Every step that the shards' phases allow.
-    async fn advance(&self, held: &mut Held) -> Result<()> {
-        while !held.unsure {
-            life::note_copies(held);
-            match decide(&held.observation()) {
-                None => {
-                    held.advanced = held.revision;
-                    return Ok(());
-                }
-                Some(Step::Enter(state)) => self.enter(held, state).await?,
-                Some(Step::Release) => {
-                    held.stored.releasing = true;
-                    verification::note_barriers(held);
-                    self.save(held).await?;
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn enter(&self, held: &mut Held, state: TaskState) -> Result<()> {
