@@ -5,7 +5,7 @@
 //! checksum is wrong ends the shard. A segment is removed when it was read. Nothing survives the process: what the target
 //! holds is known by the target, and the source is asked for the rest.
 //!
-//! It outlives the attempts at its shard. The last of the stream that was given out is kept in memory behind it ([`window`]), of the same budget:
+//! It outlives the attempts at its shard. The last of the stream that was given out is kept in memory behind it, of the same budget:
 //! a target that forgot its last moments is brought up from there if the source cannot do it any more.
 
 mod encoding;

@@ -218,7 +218,7 @@ fn one(fleet: &Fleet<'_>, shard: &Wanted, tally: &mut Tally) -> Placed {
             if leaves && refusals.is_empty() {
                 refusals.push((&shard.on, Why::Alone));
             }
-            refusals.sort_by(|(one, _), (other, _)| one.cmp(other));
+            refusals.sort_by_key(|(agent, _)| *agent);
             let refusals = refusals.into_iter().map(|(agent, why)| (agent.to_owned(), why)).collect();
             Placed { agent: runs.then(|| shard.on.clone()), refusals }
         }
