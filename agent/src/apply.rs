@@ -173,6 +173,7 @@ impl Driver {
 
     /// Takes a record; with none at hand, sends what is pending and waits for anything to happen.
     pub(crate) async fn step(&mut self) -> Result<()> {
+        self.context.mends.note(self.outlet.applied_offset());
         Box::pin(self.mend()).await?;
         self.step_on().await
     }

@@ -4,12 +4,15 @@
 //! There it compares the target's keys with the copies, which is exact however busy a key is; or writes the copies, by the shard's own fenced writer:
 //! nothing older comes behind them, and nothing is skipped. Then the stream goes on.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::redis::resp;
+use dts_common::redis::slot::slot;
 use dts_proto::v1::Directive;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use tokio::sync::{Notify, oneshot};
@@ -20,7 +23,7 @@ use crate::client::{Client, Info};
 use crate::compare::{Canonical, Likeness};
 use crate::endpoint::Side;
 use crate::route::{Chunk, Commit, SnapshotEncoder};
-use crate::target::Destination;
+use crate::target::{Destination, cluster};
 use crate::topology::Owner;
 
 /// Keys that are asked for in one transaction of the source.
@@ -33,6 +36,8 @@ const WITHIN: Duration = Duration::from_secs(120);
 pub struct Mends {
     waiting: Arc<Mutex<Option<Request>>>,
     asked: Arc<Notify>,
+    /// How far the target is, as the driver saw it last.
+    applied: Arc<AtomicU64>,
 }
 
 /// Keys of one database of the source.
@@ -69,6 +74,16 @@ impl Mends {
         let lost = |_| Error::new(Code::TargetRewound, "the shard does not come to look at single keys");
         let answer = timeout(WITHIN, answer).await.map_err(|_| Error::new(Code::TargetBusy, "the shard is busy"))?;
         answer.map_err(lost)?
+    }
+
+    /// The offset up to which the target holds everything.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// It is so far now.
+    pub(crate) fn note(&self, applied: u64) {
+        self.applied.store(applied, Ordering::Release);
     }
 
     fn take(&self) -> Option<Request> {
@@ -109,45 +124,82 @@ impl Driver {
 
     /// The outer error is the asker's, the inner one ends the attempt.
     async fn face(&mut self, db: u32, keys: Vec<Vec<u8>>, ask: Ask) -> Result<Result<Result<Vec<Likeness>>>> {
-        let mut target = Client::connect(&self.context.target, Side::Target).await?;
-        let copies = self.readable(db, keys).await?;
-        match self.come_to(copies.offset).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(error),
-            Err(error) => return Ok(Err(error)),
+        let mut of_keys = vec![Likeness::Unknown; keys.len()];
+        for places in self.together(&keys) {
+            let names = places.iter().filter_map(|at| keys.get(*at).cloned()).collect();
+            let copies = self.readable(db, names).await?;
+            match self.come_to(copies.offset).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(error) => return Ok(Err(error)),
+            }
+            let answer = match ask {
+                Ask::Mend => self.put(db, &copies).await,
+                Ask::Compare(tolerance_ms) => Ok(self.likeness(db, &copies, tolerance_ms).await),
+            };
+            match answer {
+                Ok(Ok(found)) => {
+                    for (at, likeness) in places.iter().zip(found) {
+                        of_keys[*at] = likeness;
+                    }
+                }
+                other => return Ok(other),
+            }
         }
-        Ok(match ask {
-            Ask::Mend => self.put(db, &copies).await,
-            Ask::Compare(tolerance_ms) => Ok(self.likeness(&mut target, db, &copies, tolerance_ms).await),
-        })
+        Ok(Ok(Ok(of_keys)))
     }
 
-    async fn likeness(
-        &self,
-        target: &mut Client,
-        db: u32,
-        copies: &Copies,
-        tolerance_ms: u64,
-    ) -> Result<Vec<Likeness>> {
+    /// Places of the keys that one transaction of the source can tell of: a node of a cluster takes one slot at a time.
+    fn together(&self, keys: &[Vec<u8>]) -> Vec<Vec<usize>> {
+        let mut by_slot = BTreeMap::<u16, Vec<usize>>::new();
+        for (at, key) in keys.iter().enumerate() {
+            let slot = if self.context.proof.is_some() { slot(key) } else { 0 };
+            by_slot.entry(slot).or_default().push(at);
+        }
+        by_slot.into_values().collect()
+    }
+
+    async fn likeness(&self, db: u32, copies: &Copies, tolerance_ms: u64) -> Result<Vec<Likeness>> {
         let Some(target_db) = self.context.selection.target_db(db) else { return Ok(Vec::new()) };
         let names: Vec<Vec<u8>> = copies.keys.iter().map(|(key, _)| key.clone()).collect();
-        let there = self::copies(target, Side::Target, target_db, names.clone()).await?;
+        let there = self.on_target(target_db, names.clone()).await?;
         let here = Canonical::of(snapshot(db, copies).as_deref())?;
         let there = Canonical::of(snapshot(target_db, &there).as_deref())?;
         Ok(names.iter().map(|key| here.likeness(&there, key, tolerance_ms)).collect())
     }
 
+    /// The target's keys. Nobody writes them now but us, and we wait: on a cluster they are asked for one by one.
+    async fn on_target(&self, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
+        let Destination::Cluster(seeds) = &self.context.destination else {
+            let mut target = Client::connect(&self.context.target, Side::Target).await?;
+            return copies(&mut target, Side::Target, db, keys).await;
+        };
+        let topology = cluster::Topology::find(seeds).await?;
+        let mut clients = BTreeMap::new();
+        let mut all = Copies { offset: 0, keys: Vec::new() };
+        for key in keys {
+            let nobody = || Error::new(Code::TargetBusy, "a slot of the target has no owner");
+            let place = topology.place(slot(&key)).ok_or_else(nobody)?;
+            if !clients.contains_key(&place) {
+                let server = topology.masters.get(place).ok_or_else(nobody)?;
+                clients.insert(place, Client::connect(server, Side::Target).await?);
+            }
+            let Some(client) = clients.get_mut(&place) else { continue };
+            all.keys.extend(copies(client, Side::Target, db, vec![key]).await?.keys);
+        }
+        Ok(all)
+    }
+
     async fn readable(&mut self, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
         let unsupported = |why: &str| Err(Error::new(Code::InvalidRequest, why));
-        if matches!(self.context.destination, Destination::Cluster(_)) {
-            return unsupported("keys of a cluster as the target cannot be repaired by this version");
-        }
         match &self.mode {
             Mode::Streaming(encoder) if encoder.position().history.is_none() => {
                 unsupported("a source that speaks SYNC only tells no offsets to repair at")
             }
             _ => {
                 let mut source = Client::connect(&self.context.source, Side::Source).await?;
+                // A replica in a cluster tells of its master's keys then; outside of a cluster it is an error that changes nothing.
+                let _told_or_not = source.ask(&[b"READONLY"]).await?;
                 copies(&mut source, Side::Source, db, keys).await
             }
         }

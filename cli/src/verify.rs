@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use comfy_table::Table;
-use dts_agent::compare::{self, Backward, Difference, Follow, Mode, Outcome, Plan, Progress, Rate, Report};
+use dts_agent::compare::{self, Backward, Difference, Follow, Keeper, Mode, Outcome, Plan, Progress, Rate, Report};
 use dts_agent::endpoint::Side;
 use dts_agent::topology::Topology;
 use dts_common::selection::Selection;
@@ -133,7 +133,7 @@ pub(crate) async fn run(arguments: Arguments, secrets: argv::Secrets) -> u8 {
     let (shown, seen) = watch::channel(Progress::default());
     let teller = tokio::spawn(tell(seen, !arguments.json && std::io::stderr().is_terminal()));
     let compared = tokio::select! {
-        report = Box::pin(compare::run(&plan, Follow::Unknown, shown)) => Some(report),
+        report = Box::pin(compare::run(&plan, Follow::Unknown, shown, Keeper::default())) => Some(report),
         () = stop.cancelled() => None,
     };
     teller.abort();

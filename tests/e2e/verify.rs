@@ -157,6 +157,96 @@ fn every_kind_of_corruption_is_found_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Keys and elements of the largest one; `DTS_LONG=1`: a million keys, ten million elements.
+fn large() -> (u64, u64) {
+    if std::env::var_os("DTS_LONG").is_some() { (1_000_000, 10_000_000) } else { (20_000, 200_000) }
+}
+
+fn fill_large(server: &Server) -> Result<()> {
+    let (keys, elements) = large();
+    let mut connection = server.connect()?;
+    for from in (0..elements).step_by(10_000) {
+        let mut pipe = redis::pipe();
+        for i in from..(from + 10_000).min(elements) {
+            pipe.cmd("ZADD").arg("huge:zset").arg(i).arg(format!("member {i}")).ignore();
+        }
+        pipe.query::<()>(&mut connection)?;
+    }
+    for from in (0..keys).step_by(10_000) {
+        let mut pipe = redis::pipe();
+        for i in from..(from + 10_000).min(keys) {
+            let key = format!("key:{i}");
+            match i % 5 {
+                0 => pipe.cmd("SET").arg(&key).arg(format!("value of {i}")).ignore(),
+                1 => pipe.cmd("HSET").arg(&key).arg("a").arg(i).arg("b").arg(i * 7).ignore(),
+                2 => pipe.cmd("RPUSH").arg(&key).arg(i).arg(i + 1).arg(i + 2).ignore(),
+                3 => pipe.cmd("SADD").arg(&key).arg(i).arg(format!("m{i}")).ignore(),
+                _ => pipe.cmd("SET").arg(&key).arg(i).arg("PXAT").arg(AT + i64::try_from(i)?).ignore(),
+            };
+        }
+        pipe.query::<()>(&mut connection)?;
+    }
+    Ok(())
+}
+
+/// Corruptions of every kind, each of a key that no other touches; gives `db key kind` of what has to be found.
+fn corrupt(target: &mut Connection, seed: u64) -> Result<BTreeSet<String>> {
+    let (keys, elements) = large();
+    let mut state = seed;
+    let mut next = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let mut expected = BTreeSet::new();
+    let member = next(elements);
+    run(target, &format!("ZREM huge:zset member~{member}"))?;
+    expected.insert("0 huge:zset value".to_owned());
+    for kind in 0..10u64 {
+        for nth in 0..3 {
+            // Another hundredth of the keys for each: of a type by its number.
+            let of = |kind: u64, remainder: u64, random: u64| (kind * 10 + nth) * (keys / 100) + random * 5 + remainder;
+            let random = next(keys / 500);
+            let (line, found) = match kind {
+                0 => (format!("SETBIT key:{} 9 0", of(0, 0, random)), None),
+                1 => (format!("APPEND key:{} x", of(1, 0, random)), Some("value")),
+                2 => (format!("HSET key:{} a other", of(2, 1, random)), Some("value")),
+                3 => (format!("LSET key:{} 1 other", of(3, 2, random)), Some("value")),
+                4 => (format!("SREM key:{} m{}", of(4, 3, random), of(4, 3, random)), Some("value")),
+                5 => (format!("PERSIST key:{}", of(5, 4, random)), Some("ttl")),
+                6 => (format!("PEXPIREAT key:{} {}", of(6, 4, random), AT - 1_000_000), Some("ttl")),
+                7 => (format!("DEL key:{}", of(7, 2, random)), Some("missing")),
+                8 => (format!("SET more:{nth} x"), Some("extra")),
+                _ => (format!("MOVE key:{} 7", of(9, 1, random)), Some("missing")),
+            };
+            run(target, &line)?;
+            let key = line.split(' ').nth(1).unwrap_or_default();
+            expected.insert(format!("0 {key} {}", found.unwrap_or("value")));
+            if kind == 9 {
+                expected.insert(format!("7 {key} extra"));
+            }
+        }
+    }
+    Ok(expected)
+}
+
+#[test]
+fn seeded_corruptions_of_a_large_set_are_all_found_and_nothing_else() -> Result<()> {
+    let (source, target) = (Server::start("redis-7.0", &[])?, Server::start("redis-7.0", &[])?);
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| fill_large(&source));
+        fill_large(&target)?;
+        one.join().map_err(|_| anyhow::anyhow!("filling broke"))?
+    })?;
+    let (code, report) = verify(&source.url(), &target.url(), &[])?;
+    ensure!(code == EQUAL && report["outcome"] == "equal", "{report}");
+    let expected = corrupt(&mut target.connect()?, 0x2545_F491_4F6C_DD1D)?;
+    let (code, report) = verify(&source.url(), &target.url(), &[])?;
+    ensure!(code == DIFFERS && found(&report) == expected, "{code} {report:#}, expected {expected:#?}");
+    Ok(())
+}
+
 #[test]
 fn versions_far_apart_compare_right() -> Result<()> {
     let pairs = [("redis-2.8", "redis-8.10"), ("redis-8.10", "redis-3.2"), ("redis-5.0", "valkey-9.1")];

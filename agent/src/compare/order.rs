@@ -10,7 +10,9 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backward, Difference, Follow, Mode, Outcome, Part, Plan, Progress, Rate, Report, parts, recheck, run};
+use super::{
+    Backward, Difference, Follow, Keeper, Kept, Mode, Outcome, Part, Plan, Progress, Rate, Report, parts, recheck, run,
+};
 use crate::mend::AT_ONCE;
 use crate::pipeline::Job;
 use crate::status::Board;
@@ -42,9 +44,10 @@ impl Ordered {
     /// Begins once the shard on the board follows its source.
     pub fn start(order: VerifyOrder, job: Job, board: Board, changed: Arc<Notify>) -> Self {
         let number = order.number;
-        let empty =
-            VerifyShard { index: job.shard.index, state: VerifyState::Running.into(), ..VerifyShard::default() };
-        let shown = Arc::new(Mutex::new(empty));
+        // What another agent has found stays found.
+        let found = order.resume.clone().unwrap_or_default();
+        let begun = VerifyShard { index: job.shard.index, state: VerifyState::Running.into(), ..found };
+        let shown = Arc::new(Mutex::new(begun));
         let cancel = CancellationToken::new();
         let (ends, show) = (cancel.clone(), Shown(shown.clone()));
         let task = tokio::spawn(async move {
@@ -74,6 +77,10 @@ impl Ordered {
 struct Shown(Arc<Mutex<VerifyShard>>);
 
 impl Shown {
+    fn read(&self) -> VerifyShard {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn update(&self, change: impl FnOnce(&mut VerifyShard)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -85,7 +92,7 @@ async fn until_done(order: &VerifyOrder, job: &Job, board: &Board, show: &Shown)
         while !follows(board) {
             sleep(LOOK_EVERY).await;
         }
-        let error = match Box::pin(compare(order, job, board, show)).await {
+        let error = match Box::pin(compare(order, job, show)).await {
             Ok(report) => {
                 tracing::info!(shard = %job.shard, run = order.number, outcome = report.outcome.as_str(), "compared");
                 return show.update(|shown| put_report(shown, job.shard.index, &report));
@@ -108,10 +115,14 @@ fn follows(board: &Board) -> bool {
     matches!(board.read().phase(), P::CatchingUp | P::Streaming | P::Draining | P::Drained)
 }
 
-async fn compare(order: &VerifyOrder, job: &Job, board: &Board, show: &Shown) -> Result<Report> {
+async fn compare(order: &VerifyOrder, job: &Job, show: &Shown) -> Result<Report> {
     let spec = order.spec.unwrap_or_default();
-    let (plan, follow) = plan(&spec, order, job, board).await?;
+    let (plan, follow) = plan(&spec, order, job).await?;
     let (sender, mut seen) = watch::channel(Progress::default());
+    let (told, mut kept) = watch::channel(None);
+    // Of an agent before this one, or of a try before this one.
+    let before = show.read();
+    let keeper = Keeper { resume: before.cursor.is_some().then_some(before), kept: Some(told) };
     let repairs = spec.repair_of > 0;
     if repairs {
         Box::pin(repair(order, job)).await?;
@@ -121,7 +132,7 @@ async fn compare(order: &VerifyOrder, job: &Job, board: &Board, show: &Shown) ->
             let keys = order.repair.iter().map(|found| (found.db, found.key.clone())).collect();
             return recheck(&plan, follow, sender, keys).await;
         }
-        run(&plan, follow, sender).await
+        run(&plan, follow, sender, keeper).await
     });
     loop {
         tokio::select! {
@@ -131,6 +142,11 @@ async fn compare(order: &VerifyOrder, job: &Job, board: &Board, show: &Shown) ->
                     let now = seen.borrow_and_update().clone();
                     show.update(|shown| {
                         shown.error.clear();
+                        if kept.has_changed().unwrap_or(false)
+                            && let Some(kept) = kept.borrow_and_update().as_ref()
+                        {
+                            put_kept(shown, job.shard.index, kept);
+                        }
                         shown.progress = Some(progress(&now));
                     });
                 }
@@ -163,7 +179,7 @@ async fn repair(order: &VerifyOrder, job: &Job) -> Result<()> {
 }
 
 /// This shard's part. Where names do not tell whose a key is, the first shard looks for strangers on the target, on behalf of all.
-async fn plan(spec: &VerifySpec, order: &VerifyOrder, job: &Job, board: &Board) -> Result<(Plan, Follow)> {
+async fn plan(spec: &VerifySpec, order: &VerifyOrder, job: &Job) -> Result<(Plan, Follow)> {
     let index = usize::try_from(job.shard.index).unwrap_or(usize::MAX);
     let all = parts(&job.topology).await?;
     let own = all.get(index).cloned().ok_or_else(|| Error::new(Code::Internal, "a shard without a source"))?;
@@ -202,13 +218,13 @@ async fn plan(spec: &VerifySpec, order: &VerifyOrder, job: &Job, board: &Board) 
         scratch: job.scratch.join("verify"),
         target,
     };
-    let follow = follow(&plan.target, job, board, &shards);
+    let follow = follow(&plan.target, job, &shards);
     Ok((plan, follow))
 }
 
 /// A standalone target tells how far each shard is. Of a cluster, where every slot has its own record, the shard's writer does; of
 /// other shards nothing is known there.
-fn follow(target: &Destination, job: &Job, board: &Board, shards: &[usize]) -> Follow {
+fn follow(target: &Destination, job: &Job, shards: &[usize]) -> Follow {
     if let Destination::Standalone(_) = target {
         let record = |index: &usize| {
             let index = u32::try_from(*index).unwrap_or(u32::MAX);
@@ -219,8 +235,8 @@ fn follow(target: &Destination, job: &Job, board: &Board, shards: &[usize]) -> F
     }
     match shards {
         [_] => {
-            let board = board.clone();
-            Follow::Applied(Arc::new(move || board.read().stream.map_or(0, |stream| stream.applied_offset)))
+            let mends = job.mends.clone();
+            Follow::Applied(Arc::new(move || mends.applied()))
         }
         _ => Follow::Unknown,
     }
@@ -239,8 +255,17 @@ fn progress(now: &Progress) -> v1::VerifyProgress {
     }
 }
 
+/// What stands there when the run ends here: all that was found up to the cursor.
+fn put_kept(shown: &mut VerifyShard, index: u32, kept: &Kept) {
+    put_report(shown, index, &kept.report);
+    shown.set_state(VerifyState::Running);
+    shown.set_outcome(VerifyOutcome::Unspecified);
+    shown.cursor = Some(v1::VerifyCursor { progress: shown.progress, ..kept.cursor.clone() });
+}
+
 fn put_report(shown: &mut VerifyShard, index: u32, report: &Report) {
     shown.set_state(VerifyState::Done);
+    shown.cursor = None;
     shown.set_outcome(match report.outcome {
         Outcome::Equal => VerifyOutcome::Equal,
         Outcome::Differs => VerifyOutcome::Differs,

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dts_proto::v1::VerifyShard;
 use tokio::sync::watch;
 
 use super::Mode;
-use super::finding::{Difference, Kind};
+use super::finding::{Difference, Finding, Kind};
+use super::keep::kind;
 use super::suspects::Suspects;
 
 /// What a run came to.
@@ -113,6 +115,31 @@ impl Tally {
             unknown: 0,
             held: 0,
         }
+    }
+
+    /// Goes on with what another agent had found.
+    pub(super) fn resume(&mut self, shard: &VerifyShard) {
+        let was = shard.cursor.as_ref().and_then(|cursor| cursor.progress).unwrap_or_default();
+        (self.unknown, self.held, self.unsettled_keys) = (was.incomparable_keys, was.held_keys, was.unsettled_keys);
+        let counts = shard.counts.iter().filter_map(|(name, count)| Some((kind(name)?.as_str(), *count)));
+        self.counts = counts.collect();
+        for found in &shard.differences {
+            let named = kind(&found.kind);
+            let finding = Finding::new(named.unwrap_or(Kind::Value), &*found.source, &*found.target);
+            let one = Difference { db: found.db, target_db: found.target_db, key: found.key.clone(), finding };
+            match named {
+                Some(kind) => {
+                    self.seen.insert((one.db, one.key.clone(), kind));
+                    self.differences.push(one);
+                }
+                None => self.unsettled.push(one),
+            }
+        }
+        self.update(|progress| {
+            (progress.source_keys, progress.target_keys) = (was.source_keys, was.target_keys);
+            (progress.compared_keys, progress.bytes) = (was.compared_keys, was.bytes);
+            progress.differences = was.differences;
+        });
     }
 
     pub(super) fn suspects(&self) -> Suspects {

@@ -1,47 +1,44 @@
 //! A run from its beginning to its report.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::VerifyCursor;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::finding::Difference;
-use super::follow::{Follow, of_records};
+use super::follow::Follow;
 use super::judge::{Judged, Key, Lane};
+use super::keep::{self, Keeper, Kept};
 use super::rate::Pace;
 use super::report::{Outcome, Progress, Report, Tally};
 use super::servers::{Abilities, Servers};
 use super::settle::{Busy, settle};
 use super::setup::Setup;
 use super::suspects::{Suspect, Suspects};
-use super::walk::{Page, Walk};
+use super::walk::Page;
 use super::{Backward, Mode, Part, Plan, count, functions, sample};
 use crate::endpoint::Side;
-use crate::target::Destination;
 use crate::topology::Owner;
 
-/// Pages that are judged at the same time.
-const LANES: usize = 3;
 /// Keys that are judged together.
-const TOGETHER: usize = 500;
-/// How often a walk is begun again, because a server was lost or keys changed their place.
-const WALKS: u32 = 5;
-const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
+pub(super) const TOGETHER: usize = 500;
 /// Expiries that servers from 7.0 on replicate as they are.
 const EXACT: Duration = Duration::from_secs(1);
 /// Before that they are counted from when they arrive.
 const RELATIVE: Duration = Duration::from_secs(5);
-/// Records of tasks that are remembered from a walk.
-const MOST_RECORDS: usize = 1024;
 
 /// Compares. Dropping the future ends everything that it began.
-pub async fn run(plan: &Plan, follow: Follow, shown: watch::Sender<Progress>) -> Result<Report> {
+pub async fn run(plan: &Plan, follow: Follow, shown: watch::Sender<Progress>, mut keeper: Keeper) -> Result<Report> {
     let begun = Instant::now();
     let mut run = Run::open(plan, follow, shown).await?;
+    if matches!(plan.mode, Mode::Keys | Mode::Full) {
+        run.resume(&mut keeper)?;
+        run.kept = keeper.kept;
+    }
     match plan.mode {
         Mode::Count => run.counts().await?,
         Mode::Sample => run.samples().await?,
@@ -71,16 +68,20 @@ pub async fn recheck(
     Ok(run.report(begun.elapsed()))
 }
 
-struct Run<'a> {
-    plan: &'a Plan,
-    setup: Arc<Setup>,
-    lane: Lane,
-    follow: Follow,
-    pace: Pace,
-    tally: Tally,
-    suspects: Suspects,
+pub(super) struct Run<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) setup: Arc<Setup>,
+    pub(super) lane: Lane,
+    pub(super) follow: Follow,
+    pub(super) pace: Pace,
+    pub(super) tally: Tally,
+    pub(super) suspects: Suspects,
     /// Records of tasks on the target.
-    records: Vec<Vec<u8>>,
+    pub(super) records: Vec<Vec<u8>>,
+    /// Where to go on.
+    pub(super) cursor: Option<VerifyCursor>,
+    /// Where to leave how far it is.
+    pub(super) kept: Option<watch::Sender<Option<Kept>>>,
 }
 
 impl<'a> Run<'a> {
@@ -109,7 +110,21 @@ impl<'a> Run<'a> {
         tally.update(|progress| progress.expected_keys = expected);
         let suspects = tally.suspects();
         let lane = Lane { sources, target, setup: setup.clone() };
-        Ok(Self { plan, setup, lane, follow, pace: Pace::new(plan.rate), tally, suspects, records: Vec::new() })
+        let pace = Pace::new(plan.rate);
+        let (records, cursor, kept) = (Vec::new(), None, None);
+        Ok(Self { plan, setup, lane, follow, pace, tally, suspects, records, cursor, kept })
+    }
+
+    /// Takes up what another agent has left.
+    fn resume(&mut self, keeper: &mut Keeper) -> Result<()> {
+        let Some(shard) = keeper.usable() else { return Ok(()) };
+        self.tally.resume(&shard);
+        let cursor = shard.cursor.unwrap_or_default();
+        for of in &cursor.suspects {
+            self.suspects.add(keep::suspect(of))?;
+        }
+        self.cursor = Some(cursor);
+        Ok(())
     }
 
     /// Counts have to agree once.
@@ -166,119 +181,7 @@ impl<'a> Run<'a> {
         self.take_strangers(db, looked, strangers)
     }
 
-    async fn walks(&mut self) -> Result<()> {
-        if self.plan.backward != Backward::None {
-            self.again("looking for keys that only the target has", None).await?;
-        }
-        if self.plan.backward == Backward::All && !self.records.is_empty() {
-            // Whoever left them writes, or may go on to.
-            self.setup.understands_held.store(true, Ordering::Relaxed);
-            if !self.follow.is_known() {
-                let records = std::mem::take(&mut self.records);
-                self.follow = of_records(&mut self.lane, &records).await?;
-            }
-        }
-        for index in self.plan.forward.clone() {
-            self.again("comparing", Some(index)).await?;
-        }
-        self.settle().await
-    }
-
-    /// A walk over the target, or over a source, until it was not disturbed.
-    async fn again(&mut self, step: &str, source: Option<usize>) -> Result<()> {
-        let walked = match source {
-            None => self.plan.target.clone(),
-            Some(index) => match self.plan.sources.get(index) {
-                Some(part) => part.servers.clone(),
-                None => return Ok(()),
-            },
-        };
-        let mut lanes = Vec::new();
-        for walk in 1.. {
-            self.step(step);
-            let before = self.tally.progress();
-            let ended = Box::pin(self.walk(&walked, source, &mut lanes)).await;
-            match ended {
-                Ok(true) => break,
-                Err(error) if walk >= WALKS || !may_pass(&error) => return Err(error),
-                Ok(false) if walk >= WALKS => {
-                    return Err(Error::new(Code::TargetBusy, "keys of a cluster change their place all the time"));
-                }
-                Err(error) => tracing::warn!(%error, "a walk over the keys is begun again"),
-                Ok(false) => tracing::warn!("slots moved: a walk over the keys is begun again"),
-            }
-            let bytes = self.tally.bytes();
-            self.tally.update(|progress| *progress = Progress { bytes, ..before });
-            lanes.clear();
-            sleep(BEFORE_THE_NEXT * walk).await;
-            self.lane = self.open_lane().await?;
-        }
-        Ok(())
-    }
-
-    /// False if keys have changed their place meanwhile.
-    async fn walk(&mut self, walked: &Destination, source: Option<usize>, lanes: &mut Vec<Lane>) -> Result<bool> {
-        let parts = walked.parts().await?;
-        let side = if source.is_some() { Side::Source } else { Side::Target };
-        let mut walk = Walk::over(Servers::open(walked, side).await?, side).await?;
-        let mut busy: JoinSet<Result<Done>> = JoinSet::new();
-        while let Some(page) = walk.next_page().await? {
-            if source.is_none() {
-                self.note_records(&page);
-            }
-            let (db, keys) = match source {
-                Some(index) => (page.db, self.of_source(index, page)),
-                None => match self.of_target(page) {
-                    Some((db, names)) => (db, names.into_iter().map(|name| Key { from: None, name }).collect()),
-                    None => continue,
-                },
-            };
-            for keys in keys.chunks(TOGETHER) {
-                self.pace.ready().await;
-                // The rate counts keys when they are begun, bytes when they are there.
-                self.pace.spent(u64::try_from(keys.len()).unwrap_or(0), 0);
-                let mut lane = match lanes.pop() {
-                    Some(lane) => lane,
-                    None if busy.len() < LANES => self.open_lane().await?,
-                    None => self.finished(&mut busy).await?,
-                };
-                let keys = keys.to_vec();
-                busy.spawn(async move {
-                    let count = keys.len();
-                    let found = match side {
-                        Side::Source => Found::Judged(lane.judge(db, keys).await?),
-                        Side::Target => {
-                            let names = keys.into_iter().map(|key| key.name).collect();
-                            Found::Strangers(lane.strangers(db, names).await?)
-                        }
-                    };
-                    Ok(Done { lane, db, count, found })
-                });
-            }
-        }
-        while !busy.is_empty() {
-            let lane = self.finished(&mut busy).await?;
-            lanes.push(lane);
-        }
-        walked.is_still(&parts).await
-    }
-
-    /// Takes in what one of the lanes found; the lane is free.
-    async fn finished(&mut self, busy: &mut JoinSet<Result<Done>>) -> Result<Lane> {
-        let broken = || Error::new(Code::Internal, "a part of the comparison broke");
-        let Done { lane, db, count, found } = busy.join_next().await.ok_or_else(broken)?.map_err(|_| broken())??;
-        match found {
-            Found::Judged(judged) => {
-                let bytes = judged.bytes;
-                self.take(db, count, judged)?;
-                self.pace.spent(0, bytes);
-            }
-            Found::Strangers(strangers) => self.take_strangers(db, count, strangers)?,
-        }
-        Ok(lane)
-    }
-
-    fn take(&mut self, db: u32, keys: usize, judged: Judged) -> Result<()> {
+    pub(super) fn take(&mut self, db: u32, keys: usize, judged: Judged) -> Result<()> {
         self.tally.unknown += judged.unknown;
         self.tally.held += judged.held;
         let (compared, bytes) = (judged.compared, judged.bytes);
@@ -295,7 +198,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn take_strangers(&mut self, db: u32, keys: usize, strangers: Vec<Vec<u8>>) -> Result<()> {
+    pub(super) fn take_strangers(&mut self, db: u32, keys: usize, strangers: Vec<Vec<u8>>) -> Result<()> {
         for name in strangers {
             self.suspects.add(Suspect { db, key: Key { from: None, name }, strikes: 0 })?;
         }
@@ -308,7 +211,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keys of a source that are on the target, if all is well.
-    fn of_source(&self, index: usize, page: Page) -> Vec<Key> {
+    pub(super) fn of_source(&self, index: usize, page: Page) -> Vec<Key> {
         let owner = self.setup.owners.get(index).cloned().unwrap_or_default();
         let selected = |name: &Vec<u8>| owner.may_own(name) && self.setup.selection.covers(page.db, name);
         let keys = page.keys.into_iter().filter(selected);
@@ -316,7 +219,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keys of the target that are there because of these sources, and the database that they come from.
-    fn of_target(&self, page: Page) -> Option<(u32, Vec<Vec<u8>>)> {
+    pub(super) fn of_target(&self, page: Page) -> Option<(u32, Vec<Vec<u8>>)> {
         let db = self.setup.selection.source_db(page.db)?;
         let owner = match self.plan.backward {
             Backward::All => Owner::Everything,
@@ -327,29 +230,24 @@ impl<'a> Run<'a> {
         Some((db, page.keys.into_iter().filter(ours).collect()))
     }
 
-    fn note_records(&mut self, page: &Page) {
-        let free = MOST_RECORDS.saturating_sub(self.records.len());
-        self.records.extend(page.records.iter().take(free).cloned());
-    }
-
-    async fn settle(&mut self) -> Result<()> {
+    pub(super) async fn settle(&mut self) -> Result<()> {
         let suspects = std::mem::replace(&mut self.suspects, self.tally.suspects());
         let Self { lane, follow, pace, tally, plan, .. } = self;
         let busy = Busy { faces: plan.faces.as_ref(), rounds: plan.rounds };
         Box::pin(settle(lane, suspects, follow, &busy, pace, tally)).await
     }
 
-    async fn open_lane(&self) -> Result<Lane> {
+    pub(super) async fn open_lane(&self) -> Result<Lane> {
         let sources = connect(&self.plan.sources).await?;
         let target = Servers::open(&self.plan.target, Side::Target).await?;
         Ok(Lane { sources, target, setup: self.setup.clone() })
     }
 
-    fn step(&self, step: &str) {
+    pub(super) fn step(&self, step: &str) {
         self.tally.update(|progress| progress.step = step.to_owned());
     }
 
-    fn report(self, took: Duration) -> Report {
+    pub(super) fn report(&self, took: Duration) -> Report {
         let Tally { counts, differences, unsettled, unsettled_keys, unknown, held, .. } = &self.tally;
         let outcome = match () {
             () if !counts.is_empty() => Outcome::Differs,
@@ -383,19 +281,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a lane brings back.
-struct Done {
-    lane: Lane,
-    db: u32,
-    count: usize,
-    found: Found,
-}
-
-enum Found {
-    Judged(Judged),
-    Strangers(Vec<Vec<u8>>),
-}
-
 async fn connect(parts: &[Part]) -> Result<Vec<Servers>> {
     let mut sources = Vec::new();
     for part in parts {
@@ -418,9 +303,4 @@ async fn abilities(sources: &mut [Servers]) -> Result<Abilities> {
         });
     }
     least.ok_or_else(|| Error::new(Code::InvalidRequest, "no source to compare with"))
-}
-
-/// Another walk may not meet this error.
-fn may_pass(error: &Error) -> bool {
-    error.code.retry() || error.code == Code::TargetRole
 }

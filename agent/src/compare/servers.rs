@@ -101,6 +101,12 @@ impl Servers {
         Ok(Abilities { version, memory_usage: !matches!(usage, BytesFrame::Error(_)) })
     }
 
+    /// The processes, by their own names for themselves.
+    pub(super) async fn run_ids(&mut self) -> Result<Vec<String>> {
+        let ids = self.infos("server").await?;
+        Ok(ids.iter().map(|info| info.get("run_id").unwrap_or_default().to_owned()).collect())
+    }
+
     /// A section of INFO, of each of them.
     pub(super) async fn infos(&mut self, section: &str) -> Result<Vec<crate::client::Info>> {
         let mut infos = Vec::new();

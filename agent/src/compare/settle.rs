@@ -3,6 +3,7 @@
 //! WATCH on the source tells whether a key was touched between its reading and the verdict, however often it changed back and forth.
 //! Of several keys that were touched together the half is asked, and so on, down to one.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use dts_common::error::Result;
@@ -27,6 +28,10 @@ const TOGETHER: usize = 64;
 const STRIKES: u8 = 2;
 /// A key that is changed all the time gets so many more chances.
 const MORE_ROUNDS: u32 = 4;
+/// What the keys that are left can be asked for at one place of the stream: more rounds find no more quiet moments.
+const FEW_ROUNDS: u32 = 3;
+/// Findings of the last round that are kept.
+const MOST_SEEN: usize = 1000;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_KNOWN: Duration = Duration::from_millis(300);
@@ -49,8 +54,12 @@ pub(super) async fn settle(
     tally: &mut Tally,
 ) -> Result<()> {
     let watches = can_watch(lane).await?;
-    let last = if follow.is_known() { busy.rounds.max(STRIKES.into()) } else { busy.rounds };
-    let more = if busy.faces.is_some() { 0 } else { MORE_ROUNDS };
+    let (last, more) = match busy.faces {
+        Some(_) => (FEW_ROUNDS, 0),
+        None if follow.is_known() => (busy.rounds.max(STRIKES.into()), MORE_ROUNDS),
+        None => (busy.rounds, MORE_ROUNDS),
+    };
+    let mut last_seen = HashMap::new();
     // Where the target is known to have caught up a pause waits for nothing but a quiet moment of the key.
     let longest = if follow.is_known() { LONGEST_KNOWN } else { LONGEST_PAUSE };
     let mut pause = FIRST_PAUSE;
@@ -77,6 +86,9 @@ pub(super) async fn settle(
                     let target_db = lane.setup.selection.target_db(db).unwrap_or(db);
                     tally.difference(Difference { db, target_db, key: suspect.key.name, finding });
                 } else {
+                    if round == last + more && last_seen.len() < MOST_SEEN {
+                        last_seen.insert((db, suspect.key.name.clone()), finding);
+                    }
                     next.add(Suspect { strikes, ..suspect })?;
                 }
             }
@@ -98,7 +110,10 @@ pub(super) async fn settle(
                 Likeness::Differs => "another value or expiry at one offset",
                 Likeness::Unknown => "changed all the time, and differed each time",
             };
-            let difference = Difference { db, target_db, key, finding: Finding::new(Kind::Value, said, said) };
+            // What it looked like when it was seen last; at one offset it is not told more than that it differs.
+            let seen = last_seen.remove(&(db, key.clone())).filter(|_| likeness == Likeness::Differs);
+            let finding = seen.unwrap_or_else(|| Finding::new(Kind::Value, said, said));
+            let difference = Difference { db, target_db, key, finding };
             match likeness {
                 Likeness::Differs => tally.difference(difference),
                 _ => tally.unsettled(difference),

@@ -76,6 +76,11 @@ impl Suspects {
         file.write_all(&key.name)
     }
 
+    /// A copy of them, if they are in memory.
+    pub(super) fn list(&self) -> Option<Vec<Suspect>> {
+        self.spilled.is_none().then(|| self.held.iter().cloned().collect())
+    }
+
     /// All of them.
     pub(super) fn take(self) -> Result<Taken> {
         let wrong = |error: &std::io::Error| disk(&self.dir, error);

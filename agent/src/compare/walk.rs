@@ -2,6 +2,7 @@
 
 use dts_common::error::Result;
 
+use super::keep::Place;
 use super::reply;
 use super::servers::Servers;
 use crate::endpoint::Side;
@@ -28,15 +29,28 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Over all databases that hold keys now.
-    pub(super) async fn over(mut servers: Servers, side: Side) -> Result<Self> {
+    /// Over all databases that hold keys now; of those that an earlier walk was through with none.
+    pub(super) async fn over(mut servers: Servers, side: Side, from: Option<Place>) -> Result<Self> {
         let mut left = Vec::new();
         for (node, keyspace) in servers.infos("keyspace").await?.into_iter().enumerate() {
             let number = |(name, _): (&str, &str)| name.strip_prefix("db")?.parse::<u32>().ok();
             left.extend(keyspace.fields().filter_map(number).map(|db| (node, db)));
         }
         left.sort_unstable_by(|one, other| other.cmp(one));
-        Ok(Self { servers, side, left, cursor: b"0".to_vec() })
+        let mut cursor = b"0".to_vec();
+        if let Some(Place { server, db, scan }) = from {
+            left.retain(|at| *at >= (server, db));
+            if left.last() == Some(&(server, db)) {
+                cursor = scan;
+            }
+        }
+        Ok(Self { servers, side, left, cursor })
+    }
+
+    /// Where the next page begins; `None` behind the last.
+    pub(super) fn place(&self) -> Option<Place> {
+        let (server, db) = self.left.last().copied()?;
+        Some(Place { server, db, scan: self.cursor.clone() })
     }
 
     pub(super) async fn next_page(&mut self) -> Result<Option<Page>> {

@@ -91,7 +91,7 @@ impl<S: Store> Engine<S> {
                         generation: task.generation,
                         directive: order.unwrap_or_default(),
                         resync: held.stored.resync.contains(&shard.index),
-                        verify: held.runs.order(shard.index),
+                        verify: held.runs.order(shard.index, shard.epoch),
                     });
                 }
             }
@@ -169,7 +169,7 @@ impl<S: Store> Engine<S> {
             directive: directive.into(),
             traceparent: held.traces.get(&shard.index).cloned().unwrap_or_default(),
             resync: held.stored.resync.contains(&shard.index),
-            verify: held.runs.order(shard.index),
+            verify: held.runs.order(shard.index, shard.epoch),
             ..assignment(&held.id, spec, shard)
         }))
     }

@@ -28,8 +28,8 @@ impl<S: Store> Engine<S> {
 
     /// True if places or orders may follow from it.
     async fn take_status(&self, held: &mut Held, mut shard: ShardReport) -> Result<bool> {
-        let (index, verifies) = (shard.shard_index, shard.verify.is_some());
-        let ordered = |held: &Held| verifies.then(|| held.runs.order(index).is_some());
+        let (index, epoch, verifies) = (shard.shard_index, shard.epoch, shard.verify.is_some());
+        let ordered = |held: &Held| verifies.then(|| held.runs.order(index, epoch).is_some());
         let before = (held.revision, held.stored.resync.len(), ordered(held));
         self.take_verification(held, &mut shard).await?;
         let code = |status: &ShardStatus| status.reason.as_ref().map(|reason| reason.code.clone());

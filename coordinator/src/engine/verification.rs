@@ -58,7 +58,7 @@ impl<S: Store> Engine<S> {
         Ok(run)
     }
 
-    async fn begin_run(&self, held: &mut Held, spec: VerifySpec, requested_by: String) -> Result<u64> {
+    pub(super) async fn begin_run(&self, held: &mut Held, spec: VerifySpec, requested_by: String) -> Result<u64> {
         let task = held.task();
         if task.state() != TaskState::IncrSync {
             let message = format!("a task can be verified in INCR_SYNC, this one is {}", task.state().as_str_name());
@@ -78,7 +78,7 @@ impl<S: Store> Engine<S> {
         self.store.commit(write).await?.map(drop).ok_or_else(lost_race)
     }
 
-    async fn save_run(&self, held: &Held, number: u64) -> Result<()> {
+    pub(super) async fn save_run(&self, held: &Held, number: u64) -> Result<()> {
         let Some(run) = held.runs.get(number) else { return Ok(()) };
         self.commit_runs(vec![(key(&run.task_id, number), Some(run.encode_to_vec()))]).await
     }
@@ -133,7 +133,7 @@ impl<S: Store> Engine<S> {
     pub(super) async fn take_verification(&self, held: &mut Held, shard: &mut ShardReport) -> Result<()> {
         let Some(report) = shard.verify.take() else { return Ok(()) };
         let number = report.number;
-        match held.runs.take(shard.shard_index, report) {
+        match held.runs.take(shard.shard_index, shard.epoch, report) {
             Taken::Nothing => Ok(()),
             Taken::Shard => self.save_run(held, number).await,
             Taken::Run => {

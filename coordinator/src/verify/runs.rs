@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{
-    Difference, Verification, VerifyOrder, VerifyOutcome, VerifyProgress, VerifyReport, VerifyShard, VerifySpec,
-    VerifyState,
+    Difference, Verification, VerifyCursor, VerifyOrder, VerifyOutcome, VerifyProgress, VerifyReport, VerifyShard,
+    VerifySpec, VerifyState,
 };
 
 /// Runs that are kept.
@@ -84,17 +84,19 @@ impl Runs {
     }
 
     /// What the holder of a shard is told.
-    pub fn order(&self, index: u32) -> Option<VerifyOrder> {
+    pub fn order(&self, index: u32, epoch: u64) -> Option<VerifyOrder> {
         let run = self.0.iter().find(|run| run.state() == VerifyState::Running)?;
         let open = |shard: &&VerifyShard| shard.index == index && shard.state() == VerifyState::Running;
-        run.shards.iter().find(open)?;
+        let part = run.shards.iter().find(open)?;
+        // Whoever wrote the cursor knows it.
+        let resume = part.cursor.as_ref().filter(|cursor| cursor.epoch != epoch).map(|_| part.clone());
         let shards = u32::try_from(run.shards.len()).unwrap_or(1).max(1);
         let most_listed = (MOST_LISTED / shards).max(1);
         let of = run.spec.unwrap_or_default().repair_of;
         let found = self.0.iter().filter(|run| of > 0 && run.number == of).flat_map(|run| &run.shards);
         let repair = found.filter(|shard| shard.index == index).flat_map(|shard| &shard.differences);
         let repair = repair.filter(|found| REPAIRED.contains(&found.kind.as_str())).cloned().collect();
-        Some(VerifyOrder { number: run.number, spec: run.spec, most_listed, repair })
+        Some(VerifyOrder { number: run.number, spec: run.spec, most_listed, repair, resume })
     }
 
     /// What it takes to repair what a run found; number 0: the last one.
@@ -109,18 +111,30 @@ impl Runs {
     }
 
     /// What the holder of a shard says of it.
-    pub fn take(&mut self, index: u32, report: VerifyReport) -> Taken {
+    pub fn take(&mut self, index: u32, epoch: u64, report: VerifyReport) -> Taken {
         let Some(run) = self.running().filter(|run| run.number == report.number) else { return Taken::Nothing };
-        let Some(part) = report.shard else { return Taken::Nothing };
+        let Some(mut part) = report.shard else { return Taken::Nothing };
         let Some(shard) = run.shards.iter_mut().find(|shard| shard.index == index) else { return Taken::Nothing };
         if shard.state() != VerifyState::Running {
             return Taken::Nothing;
         }
         let ended = part.state() != VerifyState::Running;
+        let known = shard.cursor.take();
+        match &mut part.cursor {
+            _ if ended => part.cursor = None,
+            // An agent that goes on where another one was repeats its words before it has own ones.
+            Some(cursor) if known.as_ref().is_none_or(|known| !is_same_place(known, cursor)) => cursor.epoch = epoch,
+            Some(cursor) => cursor.epoch = known.as_ref().map_or(epoch, |known| known.epoch),
+            None if known.is_some() => {
+                part = VerifyShard { cursor: known.clone(), error: part.error, ..shard.clone() };
+            }
+            None => {}
+        }
+        let moved = part.cursor.is_some() && part.cursor != known;
         *shard = VerifyShard { index, ..part };
         sum(run);
         if !ended {
-            return Taken::Nothing;
+            return if moved { Taken::Shard } else { Taken::Nothing };
         }
         if run.shards.iter().any(|shard| shard.state() == VerifyState::Running) {
             return Taken::Shard;
@@ -137,6 +151,10 @@ impl Runs {
         end(run, VerifyState::Cancelled);
         Some(run.number)
     }
+}
+
+fn is_same_place(one: &VerifyCursor, other: &VerifyCursor) -> bool {
+    VerifyCursor { epoch: 0, ..one.clone() } == VerifyCursor { epoch: 0, ..other.clone() }
 }
 
 fn end(run: &mut Verification, state: VerifyState) {
@@ -179,7 +197,10 @@ fn sum(run: &mut Verification) {
 /// A run as it is answered: differences are asked for by pages.
 pub fn shown(run: &Verification) -> Verification {
     let mut run = run.clone();
-    run.shards.iter_mut().for_each(|shard| shard.differences.clear());
+    for shard in &mut run.shards {
+        shard.differences.clear();
+        shard.cursor = None;
+    }
     run
 }
 
@@ -224,16 +245,41 @@ mod tests {
             (O::Undecided, O::Differs, O::Differs),
         ] {
             let mut runs = started();
-            assert!(runs.order(0).is_some() && runs.order(2).is_none());
-            assert_eq!(runs.take(0, part(0, VerifyState::Running, O::Unspecified)), Taken::Nothing);
-            assert_eq!(runs.take(0, part(0, VerifyState::Done, first)), Taken::Shard);
-            assert_eq!(runs.take(0, part(0, VerifyState::Done, O::Differs)), Taken::Nothing, "said once");
-            assert!(runs.order(0).is_none() && runs.order(1).is_some());
-            assert_eq!(runs.take(1, part(1, VerifyState::Done, second)), Taken::Run);
+            assert!(runs.order(0, 5).is_some() && runs.order(2, 5).is_none());
+            assert_eq!(runs.take(0, 5, part(0, VerifyState::Running, O::Unspecified)), Taken::Nothing);
+            assert_eq!(runs.take(0, 5, part(0, VerifyState::Done, first)), Taken::Shard);
+            assert_eq!(runs.take(0, 5, part(0, VerifyState::Done, O::Differs)), Taken::Nothing, "said once");
+            assert!(runs.order(0, 5).is_none() && runs.order(1, 5).is_some());
+            assert_eq!(runs.take(1, 5, part(1, VerifyState::Done, second)), Taken::Run);
             let run = runs.get(0).unwrap();
             assert_eq!((run.outcome(), run.state()), (all, VerifyState::Done));
             assert_eq!(run.progress.unwrap().source_keys, 10);
         }
+    }
+
+    #[test]
+    fn another_agent_is_told_where_to_go_on_and_erases_nothing_before_it_has() {
+        let mut runs = started();
+        let at = |scan: &str| {
+            let mut report = part(0, VerifyState::Running, VerifyOutcome::Unspecified);
+            let cursor = VerifyCursor { version: 1, scan: scan.into(), ..VerifyCursor::default() };
+            report.shard.as_mut().unwrap().cursor = Some(cursor);
+            report
+        };
+        assert_eq!(runs.take(0, 5, at("17")), Taken::Shard, "to be stored");
+        assert_eq!(runs.take(0, 5, at("17")), Taken::Nothing);
+        assert_eq!(runs.order(0, 5).unwrap().resume, None, "it knows");
+        let told = runs.order(0, 6).unwrap().resume.unwrap();
+        assert_eq!((told.cursor.unwrap().scan, told.differences.len()), (b"17".to_vec(), 3));
+        let nothing = VerifyShard { state: VerifyState::Running.into(), ..VerifyShard::default() };
+        runs.take(0, 6, VerifyReport { number: 1, shard: Some(nothing) });
+        runs.take(0, 6, at("17"));
+        assert!(runs.order(0, 6).unwrap().resume.is_some(), "it has still to begin");
+        assert_eq!(runs.get(1).unwrap().shards[0].differences.len(), 3);
+        assert_eq!(runs.take(0, 6, at("40")), Taken::Shard);
+        assert_eq!(runs.order(0, 6).unwrap().resume, None);
+        assert_eq!(runs.take(0, 6, part(0, VerifyState::Done, VerifyOutcome::Equal)), Taken::Shard);
+        assert!(shown(runs.get(1).unwrap()).shards[0].cursor.is_none());
     }
 
     #[test]
@@ -256,8 +302,8 @@ mod tests {
     #[test]
     fn differences_come_by_pages() {
         let mut runs = started();
-        runs.take(0, part(0, VerifyState::Done, VerifyOutcome::Differs));
-        runs.take(1, part(1, VerifyState::Done, VerifyOutcome::Differs));
+        runs.take(0, 5, part(0, VerifyState::Done, VerifyOutcome::Differs));
+        runs.take(1, 5, part(1, VerifyState::Done, VerifyOutcome::Differs));
         let run = runs.get(1).unwrap();
         let (first, next) = page(run, 0, 4);
         let (second, end) = page(run, next.unwrap(), 4);
