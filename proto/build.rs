@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "dts/v1/alarm.proto",
         "dts/v1/check.proto",
         "dts/v1/verify.proto",
+        "dts/v1/switch.proto",
     ];
     let descriptors = protox::Compiler::new(["."])?
         .include_source_info(true)

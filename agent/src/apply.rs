@@ -56,6 +56,10 @@ pub struct Context {
     pub owner: Owner,
     /// What was proved of the source, if it is a node of a cluster.
     pub proof: Option<Proof>,
+    /// The target's own histories: a stream that brings them goes round.
+    pub target_histories: Vec<ReplicationId>,
+    /// A way back that goes on where the other way ended: the keys that are there have expiries which nobody holds yet.
+    pub holds_first: bool,
     /// What is to be repaired.
     pub mends: Mends,
     /// Where progress is shown.
@@ -154,6 +158,9 @@ impl Driver {
     /// Until directed to release, or an error.
     pub async fn run(&mut self) -> Result<()> {
         let mut drained = false;
+        if self.context.holds_first && matches!(self.mode, Mode::Streaming(_)) {
+            self.hold_what_is_there().await?;
+        }
         while !self.released() {
             let drain = *self.directive.borrow() == Directive::Drain;
             if drain && !drained && matches!(self.mode, Mode::Streaming(_)) {
@@ -468,7 +475,7 @@ fn streaming(
     if !matches!(context.destination, Destination::Standalone(_)) {
         encoder.mark_commands();
     }
-    let encoder = encoder.selecting(context.selection.clone());
+    let encoder = encoder.selecting(context.selection.clone()).ending_loops(context.target_histories.clone());
     Mode::Streaming(Box::new(encoder.owned_by(context.owner.clone())))
 }
 

@@ -206,7 +206,7 @@ impl Driver {
         Ok(())
     }
 
-    async fn write_page(&mut self, page: crate::restore::Page) -> Result<()> {
+    pub(crate) async fn write_page(&mut self, page: crate::restore::Page) -> Result<()> {
         if page.commands == 0 {
             return Ok(());
         }
@@ -223,7 +223,7 @@ impl Driver {
     }
 
     /// Everything that was taken is on the target, and no transaction is open.
-    async fn quiet(&mut self) -> Result<()> {
+    pub(crate) async fn quiet(&mut self) -> Result<()> {
         loop {
             self.flush().await?;
             if !self.outlet.is_open() || self.released() {

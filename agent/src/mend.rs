@@ -5,6 +5,7 @@
 //! nothing older comes behind them, and nothing is skipped. Then the stream goes on.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -180,11 +181,13 @@ impl Driver {
         for key in keys {
             let nobody = || Error::new(Code::TargetBusy, "a slot of the target has no owner");
             let place = topology.place(slot(&key)).ok_or_else(nobody)?;
-            if !clients.contains_key(&place) {
-                let server = topology.masters.get(place).ok_or_else(nobody)?;
-                clients.insert(place, Client::connect(server, Side::Target).await?);
-            }
-            let Some(client) = clients.get_mut(&place) else { continue };
+            let client = match clients.entry(place) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let server = topology.masters.get(place).ok_or_else(nobody)?;
+                    new.insert(Client::connect(server, Side::Target).await?)
+                }
+            };
             all.keys.extend(copies(client, Side::Target, db, vec![key]).await?.keys);
         }
         Ok(all)

@@ -63,6 +63,8 @@ pub struct Job {
     pub skip_cross_slot: bool,
     /// Begin with a new copy, whatever the record says: the number of the copy that it is to replace, once it is known.
     pub resync: Option<Arc<OnceLock<u64>>>,
+    /// Only go on from what the record says: a source that cannot do that ends the shard.
+    pub continue_only: bool,
     /// Its bounds; they may change.
     pub limits: watch::Receiver<Limits>,
     /// A directory of this shard's own.
@@ -120,7 +122,8 @@ pub async fn attempt(
         limits: job.limits.clone(),
         board: board.clone(),
     };
-    let config = SourceConfig { endpoint: job.source.clone(), limits: job.limits.clone() };
+    let continue_only = job.continue_only && job.resync.is_none();
+    let config = SourceConfig { endpoint: job.source.clone(), limits: job.limits.clone(), continue_only };
     let mut source = tokio::spawn(
         source::run(config, goes_on, spool_in, receive, acknowledged, source_trouble, stop.clone()).in_current_span(),
     );
@@ -138,6 +141,8 @@ pub async fn attempt(
         proof: facts.proof.clone(),
         dialect: Dialect { version: facts.target, source: facts.source, databases: facts.target_databases },
         selection: job.selection.clone(),
+        holds_first: job.continue_only && start.copy == 0,
+        target_histories: facts.target_histories.clone(),
         mends: job.mends.clone(),
         board: board.clone(),
         scratch: job.scratch.clone(),

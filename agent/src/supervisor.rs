@@ -21,6 +21,7 @@ use crate::pipeline::Job;
 use crate::secret::Secrets;
 use crate::shard::Running;
 use crate::status::Board;
+use crate::switch::Switch;
 use crate::topology::Topology;
 
 /// The shards of this agent.
@@ -37,6 +38,8 @@ pub struct Supervisor {
     checks: Checks,
     /// Comparisons that were ordered, under the epoch of their shard.
     runs: HashMap<ShardId, (Epoch, Ordered)>,
+    /// Switch-overs that go on, the same way.
+    switches: HashMap<ShardId, (Epoch, Switch)>,
     shown: Shown,
 }
 
@@ -72,6 +75,7 @@ impl Supervisor {
             limits,
             checks: Checks::default(),
             runs: HashMap::new(),
+            switches: HashMap::new(),
             shown: Shown::default(),
         }
     }
@@ -113,6 +117,31 @@ impl Supervisor {
         checks.reconcile(desired.checks, job, &self.changed).await;
         self.checks = checks;
         self.compare(&orders).await;
+        self.switch(&orders).await;
+    }
+
+    /// Makes the switch-overs that go on those that are ordered.
+    async fn switch(&mut self, orders: &[Assignment]) {
+        let mut old = std::mem::take(&mut self.switches);
+        for assignment in orders {
+            let Some(order) = assignment.switch_over.clone() else { continue };
+            let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
+            let epoch = Epoch(assignment.epoch);
+            if let Some((held, part)) = old.remove(&id) {
+                if held == epoch && part.number == order.number {
+                    part.direct(order);
+                    self.switches.insert(id, (held, part));
+                    continue;
+                }
+                part.stop().await;
+            }
+            let (_, limits) = watch::channel(Limits::from(assignment.limits.unwrap_or_default()));
+            if let (Ok(job), Some((_, slot))) = (self.job(&id, assignment, limits), self.shards.get(&id)) {
+                let part = Switch::start(order, job, slot.board().clone(), self.changed.clone());
+                self.switches.insert(id, (epoch, part));
+            }
+        }
+        futures_util::future::join_all(old.into_values().map(|(_, part)| part.stop())).await;
     }
 
     /// Makes the comparisons that go on those that are ordered.
@@ -178,6 +207,7 @@ impl Supervisor {
             topology: self.topology(assignment)?,
             allow_downgrade: assignment.allow_downgrade,
             selection: Arc::new(Selection::new(assignment.filter.as_ref(), &assignment.db_map, assignment.on_flush)?),
+            continue_only: assignment.continue_only,
             skip_cross_slot: assignment.cross_slot() == v1::CrossSlot::Skip,
             limits,
             resync: assignment.resync.then(Arc::default),
@@ -207,6 +237,7 @@ impl Supervisor {
             epoch: epoch.0,
             status: Some(slot.board().read()),
             verify: self.runs.get(id).filter(|(of, _)| of == epoch).map(|(_, run)| run.report()),
+            switch_over: self.switches.get(id).filter(|(of, _)| of == epoch).map(|(_, part)| part.report()),
         };
         self.shards.iter().map(report).collect()
     }
@@ -214,6 +245,7 @@ impl Supervisor {
     /// Ends every shard; the positions are on the targets.
     pub async fn stop(self) {
         futures_util::future::join_all(self.runs.into_values().map(|(_, run)| run.stop())).await;
+        futures_util::future::join_all(self.switches.into_values().map(|(_, part)| part.stop())).await;
         let stopped = self.shards.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
         self.checks.stop().await;

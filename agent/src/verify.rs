@@ -4,6 +4,7 @@ mod routed;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
+use dts_common::position::ReplicationId;
 use dts_common::redis::command::is_rewritten;
 use dts_common::redis::slot::SLOTS;
 use dts_common::redis::version::ServerVersion;
@@ -39,6 +40,8 @@ pub struct Facts {
     pub untouched: bool,
     /// What was proved of a node of a cluster.
     pub proof: Option<Proof>,
+    /// The names of the target's own stream, now and before it was promoted; of a cluster, of none of its nodes.
+    pub target_histories: Vec<ReplicationId>,
 }
 
 /// Runs every check. Nothing is written.
@@ -67,11 +70,13 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         siblings: now(topology).await?,
         untouched: true,
         proof,
+        target_histories: Vec::new(),
     };
     are_two(&mut from, source, &mut to, target).await?;
     facts.untouched = match &facts.destination {
         Destination::Standalone(_) => {
             is_master(&mut to).await?;
+            facts.target_histories = histories(&mut to).await?;
             is_ours_to_fill(&mut to, shard, topology.shards()).await?
         }
         Destination::Cluster(seeds) => {
@@ -92,6 +97,13 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         tracing::warn!(%shard, warning);
     }
     Ok(facts)
+}
+
+/// Before 4.0 the history is the server's own.
+async fn histories(client: &mut Client) -> Result<Vec<ReplicationId>> {
+    let (server, replication) = (client.info("server").await?, client.info("replication").await?);
+    let named = [replication.get("master_replid"), replication.get("master_replid2"), server.get("run_id")];
+    Ok(named.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// What the map of databases names is there.

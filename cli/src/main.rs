@@ -14,6 +14,7 @@ mod selection;
 mod serve;
 mod show;
 mod sources;
+mod switch;
 mod target;
 mod task;
 mod tls;

@@ -27,6 +27,7 @@ use crate::selection::{self, Selecting};
 use crate::serve::{MetricsArguments, read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
 use crate::sources::{self, Sources};
+use crate::switch;
 use crate::target::TargetKind;
 use crate::task::{Mode, cross_slot, explain};
 use crate::tls::{self, TlsArguments};
@@ -476,6 +477,7 @@ impl Teller {
             "snapshot_keys": snapshot.applied_keys, "snapshot_bytes": snapshot.applied_bytes,
             "applied_commands": stream.applied_commands, "completion_offset": stream.completion_offset,
             "completion": task.completion.as_ref().map_or(Value::Null, verification::completion_as_json),
+            "switch_over": task.switch_over.as_ref().map_or(Value::Null, switch::as_json),
         });
         self.tell(&event, || {
             let report = task.completion.as_ref().map(verification::completion_lines).unwrap_or_default();

@@ -33,6 +33,7 @@ use crate::place::Places;
 use crate::selection::{self, Selecting};
 use crate::show::{parse_bytes, short};
 use crate::sources::{self, Sources};
+use crate::switch;
 use crate::target::TargetKind;
 use crate::tls::{CoordinatorTls, TlsArguments};
 use crate::verification::{self, Gate};
@@ -105,6 +106,8 @@ enum Verb {
     Repair(verification::Repair),
     /// Show a verification and what it found, or end it.
     Verification(verification::Look),
+    /// Hold the source's writes for a moment, and hand the target over. Ends with 0: done, 4: they differ, 1: not switched, everything goes on.
+    SwitchOver(switch::Arguments),
     /// Give up; what was copied stays.
     Cancel { id: Option<String> },
     /// Forget a settled task.
@@ -398,6 +401,10 @@ async fn asked(arguments: Arguments) -> Result<u8> {
             let id = only(&mut client, look.id.clone()).await?;
             return verification::look(channel, id, look, json).await;
         }
+        Verb::SwitchOver(asked) => {
+            let id = only(&mut client, asked.id.clone()).await?;
+            return switch::run(channel, id, &asked, json).await;
+        }
         Verb::Cancel { id } => {
             let id = only(&mut client, id).await?;
             client.cancel_task(traced(CancelTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
@@ -488,6 +495,7 @@ pub(crate) fn show(task: &Task, json: bool) {
         shown["name"] = json!(task.spec.as_ref().map(|spec| spec.name.clone()));
         shown["reason"] = task.reason.as_ref().map_or(json!(null), |reason| event::reason("reason", reason));
         shown["completion"] = task.completion.as_ref().map_or(json!(null), verification::completion_as_json);
+        shown["switch_over"] = task.switch_over.as_ref().map_or(json!(null), switch::as_json);
         shown["selection"] = task.spec.as_ref().map_or(json!({}), selection::shown);
         let refusals = task.shards.iter().flat_map(|shard| {
             let refusal =
@@ -508,6 +516,9 @@ pub(crate) fn show(task: &Task, json: bool) {
     }
     if let Some(report) = &task.completion {
         verification::completion_lines(report).iter().for_each(|line| println!("  {line}"));
+    }
+    if let Some(switch) = &task.switch_over {
+        switch::lines(switch).iter().for_each(|line| println!("  {line}"));
     }
     for shard in &task.shards {
         for refusal in &shard.refusals {

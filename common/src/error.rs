@@ -137,6 +137,10 @@ table! {
     /// Somebody with a higher epoch, or an unknown writer, holds this target.
     Fenced, "FENCED", Target, false, "nothing: another agent has taken over this shard";
 
+    /// The way back cannot go on where it began.
+    WayBackLost, "WAY_BACK_LOST", Source, false, "resync the task (`dts task resync`): everything of the new side is copied over the old one, and what that has alone is deleted; or cancel it, and the way back is given up";
+    /// Two tasks write to each other's sources.
+    GoesRound, "GOES_ROUND", User, false, "end one of the two tasks: they carry every change round between two servers";
     /// Source and target are one instance, or replicas of each other.
     SameInstance, "SAME_INSTANCE", User, false, "give two independent instances";
     /// The spool's disk bound is reached, or its disk failed.

@@ -11,6 +11,7 @@ use dts_proto::v1::agent_service_server::AgentServiceServer;
 use dts_proto::v1::alarm_service_server::AlarmServiceServer;
 use dts_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use dts_proto::v1::fleet_service_server::FleetServiceServer;
+use dts_proto::v1::switch_over_service_server::SwitchOverServiceServer;
 use dts_proto::v1::task_service_server::TaskServiceServer;
 use dts_proto::v1::verify_service_server::VerifyServiceServer;
 use futures_util::FutureExt as _;
@@ -281,6 +282,7 @@ async fn serve<S: Store>(
         .add_service(AlarmServiceServer::new(operator()))
         .add_service(TaskServiceServer::new(operator()))
         .add_service(VerifyServiceServer::new(operator()))
+        .add_service(SwitchOverServiceServer::new(operator()))
         .add_service(FleetServiceServer::new(operator()))
         .add_service(EnrolmentServiceServer::new(enrolment))
         .add_service(AgentServiceServer::new(fleet));

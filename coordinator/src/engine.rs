@@ -12,6 +12,7 @@ mod probe;
 mod report;
 mod ring;
 mod roll;
+mod switching;
 mod token;
 mod trail;
 #[cfg(test)]
@@ -100,8 +101,12 @@ impl<S: Store> Engine<S> {
     }
 
     /// Stores a new task; the same request again gives the first one.
-    pub async fn create(&self, mut spec: TaskSpec, request_id: String) -> Result<Task> {
+    pub async fn create(&self, spec: TaskSpec, request_id: String) -> Result<Task> {
         let mut world = self.world.lock().await;
+        self.create_within(&mut world, spec, request_id).await
+    }
+
+    async fn create_within(&self, world: &mut World, mut spec: TaskSpec, request_id: String) -> Result<Task> {
         if let Some(held) =
             world.tasks.values().find(|held| !request_id.is_empty() && held.stored.request_id == request_id)
         {
@@ -253,8 +258,13 @@ impl<S: Store> Engine<S> {
         self.start_due(&mut world).await?;
         self.end_checks(&mut world).await?;
         self.settle_completions(&mut world.tasks).await?;
+        self.settle_switches(&mut world.tasks).await?;
         self.mirror_positions(&mut world).await?;
-        self.reconcile(&mut world).await
+        self.reconcile(&mut world).await?;
+        let ways_back = switching::to_start(&world.tasks);
+        drop(world);
+        self.start_ways_back(ways_back).await;
+        Ok(())
     }
 
     /// The task, read again if it is not sure what the store holds.
@@ -269,7 +279,8 @@ impl<S: Store> Engine<S> {
                     if let Some(held) = world.tasks.get_mut(id) {
                         let (statuses, seen) = (std::mem::take(&mut held.statuses), std::mem::take(&mut held.seen));
                         let (runs, mirror) = (std::mem::take(&mut held.runs), std::mem::take(&mut held.mirror));
-                        *held = Held { statuses, seen, runs, mirror, ..Held::new(stored, found.revision) };
+                        let switched = std::mem::take(&mut held.switched);
+                        *held = Held { statuses, seen, runs, mirror, switched, ..Held::new(stored, found.revision) };
                     }
                 }
             }

@@ -11,6 +11,7 @@ pub mod figures;
 pub mod placement;
 pub mod secret;
 pub mod store;
+pub mod switch;
 pub mod task;
 pub mod tls;
 pub mod verify;

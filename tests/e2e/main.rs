@@ -27,12 +27,14 @@ mod routed_target;
 mod scale;
 mod size;
 mod sources;
+mod switch_over;
 mod tls;
 mod topology;
 mod traces;
 mod verification;
 mod verify;
 mod versions;
+mod way_back;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

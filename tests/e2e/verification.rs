@@ -4,16 +4,24 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use dts_tests::cluster::Cluster;
 use dts_tests::dts::{Dts, binary};
 use dts_tests::load::{Load, fill_small};
-use dts_tests::oracle::assert_equal;
+use dts_tests::oracle::{assert_equal, assert_equal_nodes};
 use dts_tests::port::free_port;
 use dts_tests::server::Server;
+use dts_tests::spread_load::SpreadLoad;
 use serde_json::{Value, json};
 
 use crate::fleet::{Role, grpcurl, role};
+use crate::switch_over::{Site, endpoint};
 use crate::verify::found;
-use crate::{state, until};
+use crate::{complete, state, until};
+
+/// Verifications under traffic; `DTS_LONG=1`: a hundred.
+fn rounds() -> u32 {
+    if std::env::var_os("DTS_LONG").is_some() { 100 } else { 2 }
+}
 
 /// Exit code, and every line that `dts task …` prints.
 fn task(state: &Path, words: &[&str]) -> Result<(i32, Vec<Value>)> {
@@ -43,7 +51,7 @@ fn a_task_under_traffic_verifies_without_a_false_difference_is_repaired_and_comp
     let (_dir, state) = state()?;
     let dts = Dts::migrate(&source.url(), &target.url(), &state, &[])?;
     dts.wait_for_phase("INCR_SYNC")?;
-    for round in 0..2 {
+    for round in 0..rounds() {
         let (code, run) = verified(&state, &[])?;
         ensure!(code == 0 && run["outcome"] == "equal", "round {round}, however busy a key is: {run:#}");
         ensure!(run["held_keys"].as_u64() > Some(2000), "expiries are held: {run:#}");
@@ -169,4 +177,84 @@ fn a_verification_outlives_the_agent_and_the_coordinator() -> Result<()> {
     ensure!(ended["number"] == "1" && ended["outcome"] == "VERIFY_OUTCOME_EQUAL", "{ended:#}");
     ensure!(ended["requestedBy"] == "test", "{ended:#}");
     Ok(())
+}
+
+#[test]
+fn a_verification_goes_on_where_its_agent_died_and_keeps_what_was_found() -> Result<()> {
+    let (source, target) = (Server::start("redis-7.0", &[])?, Server::start("redis-7.0", &[])?);
+    fill_small(&source, true)?;
+    let mut site = Site::start()?;
+    site.follow(&json!([endpoint(&source)]), &endpoint(&target), &json!({}))?;
+    let mut to = target.connect()?;
+    for line in ["SET more x", "DEL string:8", "SET string:7 corrupt"] {
+        let words: Vec<&str> = line.split(' ').collect();
+        redis::cmd(words[0]).arg(&words[1..]).exec(&mut to)?;
+    }
+    let spec = json!({"mode": "VERIFY_MODE_FULL", "keys_per_second": 1000});
+    site.call("VerifyService/StartVerification", &json!({"task_id": site.id, "spec": spec}))?;
+    let run = || site.call("VerifyService/GetVerification", &json!({"task_id": site.id}));
+    let keys = |run: &Value, side: &str| -> u64 {
+        run["progress"][side].as_str().and_then(|keys| keys.parse().ok()).unwrap_or(0)
+    };
+    // Far enough into the second walk that a cursor of it stands in the store.
+    until("the second walk", || Ok(run().is_ok_and(|run| keys(&run, "sourceKeys") > 2500)))?;
+    let walked = keys(&run()?, "targetKeys");
+    ensure!(walked > 4000, "the keys of the target have been walked over");
+    drop::<Option<Role>>(site.agent.take());
+    site.act("two")?;
+    let mut least = u64::MAX;
+    until("the end of the run", || {
+        let run = site.call("VerifyService/GetVerification", &json!({"task_id": site.id}))?;
+        least = least.min(keys(&run, "targetKeys"));
+        Ok(run["state"] == "VERIFY_STATE_DONE")
+    })?;
+    ensure!(least == walked, "it does not begin again: {least} of {walked}");
+    let run = site.call("VerifyService/GetVerification", &json!({"task_id": site.id}))?;
+    ensure!(keys(&run, "sourceKeys") == walked, "each key once: {run:#}");
+    let listed = site.call("VerifyService/ListDifferences", &json!({"task_id": site.id}))?;
+    let kinds: Vec<&str> =
+        listed["differences"].as_array().into_iter().flatten().filter_map(|found| found["kind"].as_str()).collect();
+    let mut kinds = kinds;
+    kinds.sort_unstable();
+    ensure!(kinds == ["extra", "missing", "value"], "{listed:#}");
+    Ok(())
+}
+
+#[test]
+fn a_cluster_under_traffic_is_verified_without_a_false_difference_and_repaired() -> Result<()> {
+    let source = Server::start("redis-7.0", &[])?;
+    let cluster = Cluster::start("redis-7.0", 3, 0, &[])?;
+    for key in 0..1000 {
+        redis::cmd("SET").arg(format!("key:{key}")).arg(key).exec(&mut source.connect()?)?;
+    }
+    let load = SpreadLoad::start(&source, true)?;
+    let (_dir, state) = state()?;
+    let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
+    dts.wait_for_phase("INCR_SYNC")?;
+    for round in 1..rounds() {
+        let (code, run) = verified(&state, &[])?;
+        ensure!(code == 0 && run["outcome"] == "equal", "round {round}, however busy a key is: {run:#}");
+    }
+    for (key, words) in [
+        ("key:1", vec!["SET", "key:1", "corrupt"]),
+        ("key:2", vec!["DEL", "key:2"]),
+        ("more", vec!["RPUSH", "more", "x"]),
+    ] {
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(word);
+        });
+        cluster.query::<()>(key.as_bytes(), &command)?;
+    }
+    let (code, run) = verified(&state, &[])?;
+    let expected = ["0 key:1 value", "0 key:2 missing", "0 more extra"];
+    ensure!(code == 4 && found(&run).into_iter().eq(expected), "{run:#}");
+    let (code, lines) = task(&state, &["repair"])?;
+    ensure!(code == 0 && lines[0]["outcome"] == "equal", "{lines:#?}");
+    load.stop()?;
+    let (code, run) = verified(&state, &[])?;
+    ensure!(code == 0 && run["outcome"] == "equal", "all of it, after the repair: {run:#}");
+    complete(&state)?;
+    ensure!(dts.end()?.0 == Some(0));
+    assert_equal_nodes(&[&source], &cluster.masters()?)
 }

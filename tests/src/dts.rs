@@ -104,6 +104,11 @@ impl Dts {
         self.child.id()
     }
 
+    /// True once it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Ends it as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;

@@ -195,5 +195,6 @@ fn shard(assignment: &Assignment, beats: u64) -> ShardReport {
         epoch: assignment.epoch,
         status: Some(status),
         verify: None,
+        switch_over: None,
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::position::ReplicationId;
 use dts_common::redis::command::{Fields, Handling, Unit, handling};
 use dts_common::redis::command_table::{Access, Group, Key, Words, find, keys_of};
 use dts_common::redis::expiry::{HOLD_MS, hold};
@@ -13,7 +14,7 @@ use dts_common::selection::{OnBorder, Selection};
 use super::out::Out;
 use super::select::{Decision, Step, decide};
 use super::{Dialect, Held, Scripts};
-use crate::target::RESERVED_PREFIX;
+use crate::target::{Checkpoint, Phase, RESERVED_PREFIX};
 use crate::topology::Owner;
 
 /// A command as it came.
@@ -95,6 +96,8 @@ pub(super) struct Rewriter {
     pub(super) held: Held,
     pub(super) holds_field_expiry: bool,
     pub(super) owner: Owner,
+    /// The target's own histories.
+    pub(super) target_histories: Vec<ReplicationId>,
 }
 
 impl Rewriter {
@@ -117,6 +120,7 @@ impl Rewriter {
             held,
             holds_field_expiry,
             owner,
+            target_histories: Vec::new(),
         }
     }
 
@@ -141,6 +145,7 @@ impl Rewriter {
             ));
         }
         if command.argument(1).is_some_and(|key| key.starts_with(RESERVED_PREFIX.as_bytes())) {
+            self.ends_loops(command)?;
             return Ok(Outcome::Done);
         }
         if !self.selects {
@@ -167,6 +172,19 @@ impl Rewriter {
             Decision::Purge(databases) => return Ok(Outcome::Purge(databases)),
         }
         Ok(Outcome::Done)
+    }
+
+    /// What another task writes to the source says in the same transaction where it comes from: from our target, and it would go round for ever.
+    fn ends_loops(&self, command: &Command<'_>) -> Result<()> {
+        let Some(Ok(record)) = command.argument(2).map(Checkpoint::decode) else { return Ok(()) };
+        match record.phase {
+            Phase::Streaming { position, .. }
+                if position.history.is_some_and(|history| self.target_histories.contains(&history)) =>
+            {
+                Err(Error::new(Code::GoesRound, "another task writes to the source what comes from this task's target"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// True if a purge that cannot be done is to be left out.

@@ -124,6 +124,13 @@ impl StreamEncoder {
         self
     }
 
+    /// Ends with an error where the stream brings what came from the target itself.
+    #[must_use]
+    pub fn ending_loops(mut self, histories: Vec<ReplicationId>) -> Self {
+        self.rewriter.target_histories = histories;
+        self
+    }
+
     /// Moves only that.
     #[must_use]
     pub fn selecting(mut self, selection: Arc<Selection>) -> Self {

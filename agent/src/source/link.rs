@@ -31,6 +31,8 @@ const SNAPSHOT_SILENCE: Duration = Duration::from_secs(300);
 
 pub(super) struct Link<'a> {
     pub(super) endpoint: &'a Endpoint,
+    /// A copy is not wanted.
+    pub(super) continue_only: bool,
     pub(super) spool: &'a mut spool::Writer,
     pub(super) received: &'a watch::Sender<Received>,
     pub(super) acknowledged: &'a watch::Receiver<u64>,
@@ -68,6 +70,11 @@ impl Link<'_> {
             }
             (Answer::Continue { .. }, None) => {
                 return Err(Error::new(Code::SourceProtocol, "the source continues what nobody asked for"));
+            }
+            (Answer::Full { .. } | Answer::Plain, Some(_)) if self.continue_only => {
+                let message =
+                    format!("{} does not hold the stream any more from where the way back begins", self.endpoint);
+                return Err(Error::new(Code::WayBackLost, message));
             }
             (Answer::Full { history, offset }, _) => {
                 self.snapshot(&mut wire, Some(history), offset).await?;

@@ -30,6 +30,8 @@ pub struct SourceConfig {
     pub endpoint: Endpoint,
     /// How fast it may be read, and how long a fault is retried.
     pub limits: watch::Receiver<Limits>,
+    /// A copy is not wanted: a history that does not go on ends it.
+    pub continue_only: bool,
 }
 
 /// What has come so far.
@@ -76,6 +78,7 @@ pub async fn run(
     loop {
         let link = Link {
             endpoint: &config.endpoint,
+            continue_only: config.continue_only,
             spool: &mut spool,
             received: &received,
             acknowledged: &acknowledged,

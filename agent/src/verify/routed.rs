@@ -60,6 +60,7 @@ pub(super) async fn verify(
         siblings,
         untouched: begun != Some(shard.index),
         proof,
+        target_histories: Vec::new(),
     })
 }
 

@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod enrol;
 pub mod fleet;
 pub mod forward;
+pub mod switch;
 pub mod task;
 pub mod trace;
 pub mod verify;

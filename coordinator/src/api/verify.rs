@@ -73,7 +73,7 @@ impl<S: Store> VerifyService for Operator<S> {
     }
 }
 
-fn named(requested_by: &str) -> Result<(), Status> {
+pub(super) fn named(requested_by: &str) -> Result<(), Status> {
     if requested_by.len() <= LONGEST_NAME {
         return Ok(());
     }

@@ -383,6 +383,7 @@ pub(super) fn assignment(task_id: &str, spec: &TaskSpec, shard: &Shard) -> Assig
         filter: spec.filter.clone(),
         db_map: spec.db_map.clone(),
         on_flush: spec.on_flush,
+        continue_only: !spec.way_back_of.is_empty(),
         ..Assignment::default()
     }
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{self, Shard, ShardPhase, ShardReport, ShardStatus, Task, TaskAction, TaskSpec, TaskState};
+use dts_proto::v1::{
+    self, Shard, ShardPhase, ShardReport, ShardStatus, SwitchOverStep, Task, TaskAction, TaskSpec, TaskState,
+};
 use tokio::time::Instant;
 
 use super::assign::Refused;
@@ -36,6 +38,8 @@ pub(super) struct Held {
     pub(super) deadline: Option<Instant>,
     pub(super) runs: Runs,
     pub(super) mirror: Mirror,
+    /// The last step of the switch-over that each shard's agent has done.
+    pub(super) switched: HashMap<u32, SwitchOverStep>,
 }
 
 impl Held {
@@ -56,6 +60,7 @@ impl Held {
             deadline: None,
             runs: Runs::default(),
             mirror: Mirror::default(),
+            switched: HashMap::new(),
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dts_common::error::Result;
 use dts_proto::v1::{
-    Assignment, DesiredState, Directive, Endpoint, Probe, Shard, Task, TaskSpec, TaskState, VerifyOrder,
+    Assignment, DesiredState, Directive, Endpoint, Probe, Shard, SwitchOverOrder, Task, TaskSpec, TaskState,
+    VerifyOrder,
 };
 use tokio::sync::watch;
 
@@ -45,6 +46,7 @@ struct Run {
     directive: Directive,
     resync: bool,
     verify: Option<VerifyOrder>,
+    switch_over: Option<SwitchOverOrder>,
 }
 
 /// A server: a source, or the target.
@@ -92,6 +94,7 @@ impl<S: Store> Engine<S> {
                         directive: order.unwrap_or_default(),
                         resync: held.stored.resync.contains(&shard.index),
                         verify: held.runs.order(shard.index, shard.epoch),
+                        switch_over: switch_order(task, shard),
                     });
                 }
             }
@@ -170,6 +173,7 @@ impl<S: Store> Engine<S> {
             traceparent: held.traces.get(&shard.index).cloned().unwrap_or_default(),
             resync: held.stored.resync.contains(&shard.index),
             verify: held.runs.order(shard.index, shard.epoch),
+            switch_over: switch_order(held.view(), shard),
             ..assignment(&held.id, spec, shard)
         }))
     }
@@ -181,6 +185,10 @@ impl<S: Store> Engine<S> {
         let endpoint = server(spec, measure.source).cloned();
         Ok(endpoint.map(|endpoint| Probe { id, endpoint: Some(endpoint), source: measure.source.is_some() }))
     }
+}
+
+fn switch_order(task: &Task, shard: &Shard) -> Option<SwitchOverOrder> {
+    task.switch_over.as_ref().and_then(|switch| crate::switch::order(switch, shard.index))
 }
 
 /// A source, or the target.

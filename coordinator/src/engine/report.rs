@@ -1,10 +1,10 @@
 //! What agents report, and what follows from it.
 
 use dts_common::error::Result;
-use dts_proto::v1::{Report, ShardReport, ShardStatus};
+use dts_proto::v1::{Report, ShardReport, ShardStatus, TaskState};
 
 use super::probe::cut_off;
-use super::{Engine, Held, World, life, verification};
+use super::{Engine, Held, World, life, switching, verification};
 use crate::store::Store;
 use crate::task::{Step, decide};
 
@@ -32,12 +32,15 @@ impl<S: Store> Engine<S> {
         let ordered = |held: &Held| verifies.then(|| held.runs.order(index, epoch).is_some());
         let before = (held.revision, held.stored.resync.len(), ordered(held));
         self.take_verification(held, &mut shard).await?;
+        self.take_switch(held, &mut shard);
         let code = |status: &ShardStatus| status.reason.as_ref().map(|reason| reason.code.clone());
         let status = shard.status.unwrap_or_default();
         let now = (status.phase, code(&status), cut_off(&status));
         let last = held.statuses.insert(index, status).map(|last| (last.phase, code(&last), cut_off(&last)));
+        self.settle_switch(held).await?;
         if last.as_ref() != Some(&now) || held.advanced != held.revision {
             self.advance(held).await?;
+            self.settle_switch(held).await?;
         }
         let cut = last.is_some_and(|(.., cut)| cut);
         Ok(before != (held.revision, held.stored.resync.len(), ordered(held)) || cut != now.2)
@@ -52,6 +55,8 @@ impl<S: Store> Engine<S> {
                     held.advanced = held.revision;
                     return Ok(());
                 }
+                // Clients may use the target once every part of a switch-over is done.
+                Some(Step::Enter(TaskState::Completed)) if !switching::is_finished(held) => return Ok(()),
                 Some(Step::Enter(state)) => self.enter(held, state).await?,
                 Some(Step::Release) => {
                     held.stored.releasing = true;

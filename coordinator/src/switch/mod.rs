@@ -1,0 +1,50 @@
+//! Switch-overs of tasks: what comes next, and what the holder of a shard is told. Pure.
+
+mod next;
+mod order;
+
+pub use next::{Next, Seen, next};
+pub use order::{order, take};
+
+use std::time::Duration;
+
+use dts_common::error::{Code, Error, Result};
+use dts_proto::v1::{SwitchOver, SwitchOverPhase, SwitchOverSpec, TaskSpec, VerifyMode};
+
+/// If the request does not say.
+const HOLD_FOR_MS: u32 = 30_000;
+const SHORTEST_MS: u32 = 1000;
+const LONGEST_MS: u32 = 600_000;
+
+/// With its defaults, if it can be done.
+pub fn checked(spec: SwitchOverSpec, task: &TaskSpec) -> Result<SwitchOverSpec> {
+    let wrong = |what: &str| Err(Error::new(Code::InvalidRequest, what));
+    let hold_for_ms = if spec.hold_for_ms == 0 { HOLD_FOR_MS } else { spec.hold_for_ms };
+    if !(SHORTEST_MS..=LONGEST_MS).contains(&hold_for_ms) {
+        return wrong("spec.hold_for_ms has to be 1000 to 600000");
+    }
+    if spec.keep_way_back && task.sources.len() != 1 {
+        return wrong("spec.keep_way_back: the way back is kept between one server and one server");
+    }
+    let counts = [spec.verify(), spec.verify_before()].contains(&VerifyMode::Count);
+    if counts && task.sources.len() > 1 {
+        return wrong("mode count compares a target with its only source");
+    }
+    Ok(SwitchOverSpec { hold_for_ms, ..spec })
+}
+
+/// How long writes may be held.
+pub fn hold_for(switch: &SwitchOver) -> Duration {
+    Duration::from_millis(switch.spec.unwrap_or_default().hold_for_ms.into())
+}
+
+/// True until it is done, rehearsed or returned.
+pub fn goes_on(switch: &SwitchOver) -> bool {
+    use SwitchOverPhase as P;
+    !matches!(switch.phase(), P::Unspecified | P::Done | P::Rehearsed | P::Returned)
+}
+
+/// True as long as everything can still go back by itself.
+pub fn may_return(switch: &SwitchOver) -> bool {
+    goes_on(switch) && switch.phase() != SwitchOverPhase::Completing
+}

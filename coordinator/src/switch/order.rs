@@ -1,0 +1,106 @@
+//! What the holder of a shard is told, and what it says.
+
+use std::time::{Duration, SystemTime};
+
+use dts_proto::v1::{SwitchOver, SwitchOverOrder, SwitchOverPhase, SwitchOverReport, SwitchOverShard, SwitchOverStep};
+
+/// The order for a shard; none once there is nothing left to do.
+pub fn order(switch: &SwitchOver, index: u32) -> Option<SwitchOverOrder> {
+    use SwitchOverPhase as P;
+    let shard = switch.shards.iter().find(|shard| shard.index == index)?;
+    let step = match switch.phase() {
+        P::Looking | P::Comparing => SwitchOverStep::Look,
+        P::Holding | P::Verifying => SwitchOverStep::Hold,
+        P::Closing => SwitchOverStep::Close,
+        P::Completing => SwitchOverStep::Finish,
+        P::Returned if !shard.freed && shard.held_at.is_some() => SwitchOverStep::Free,
+        _ => return None,
+    };
+    let known = SwitchOverShard {
+        index,
+        master: shard.master.clone(),
+        method: shard.method.clone(),
+        replication_id: shard.replication_id.clone(),
+        barrier: shard.barrier,
+        writes: shard.writes,
+        closed_users: shard.closed_users.clone(),
+        ..SwitchOverShard::default()
+    };
+    let finishes = step == SwitchOverStep::Finish;
+    Some(SwitchOverOrder {
+        number: switch.number,
+        step: step.into(),
+        spec: switch.spec,
+        known: Some(known),
+        way_back_task_id: if finishes { switch.way_back_task_id.clone() } else { String::new() },
+        // One of the shards does it for all.
+        open: if finishes && index == 0 { switch.opens.clone() } else { Vec::new() },
+    })
+}
+
+/// Takes in what the holder of a shard says, under its epoch; true if it is worth keeping.
+pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOverReport) -> bool {
+    if report.number != switch.number {
+        return false;
+    }
+    let holds = matches!(switch.phase(), SwitchOverPhase::Holding | SwitchOverPhase::Verifying);
+    let Some(shard) = switch.shards.iter_mut().find(|shard| shard.index == index) else { return false };
+    let Some(said) = &report.shard else { return false };
+    let before = shard.clone();
+    // Whoever comes after the one that held knows less.
+    let same = shard.epoch == epoch;
+    if same || !holds {
+        *shard = SwitchOverShard {
+            index,
+            epoch: before.epoch,
+            held_at: before.held_at,
+            write_gap_ms: before.write_gap_ms,
+            ..said.clone()
+        };
+        if said.needs.is_empty() {
+            shard.needs.clone_from(&before.needs);
+        }
+    }
+    if shard.held_at.is_none() && report.held_for_ms > 0 {
+        shard.held_at = SystemTime::now().checked_sub(Duration::from_millis(report.held_for_ms)).map(Into::into);
+    }
+    *shard != before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_comes_later_does_not_overwrite_what_the_first_one_held() {
+        let shard = SwitchOverShard { epoch: 7, barrier: 100, writes: 5, ..SwitchOverShard::default() };
+        let mut switch = SwitchOver {
+            number: 1,
+            phase: SwitchOverPhase::Holding.into(),
+            shards: vec![shard],
+            ..SwitchOver::default()
+        };
+        let later = SwitchOverShard { barrier: 900, writes: 9, ..SwitchOverShard::default() };
+        let report = SwitchOverReport { number: 1, shard: Some(later), ..SwitchOverReport::default() };
+        assert!(!take(&mut switch, 0, 8, &report));
+        assert_eq!((switch.shards[0].barrier, switch.shards[0].writes), (100, 5));
+        assert!(!take(&mut switch, 0, 7, &SwitchOverReport { number: 2, ..report.clone() }));
+        assert!(take(&mut switch, 0, 7, &SwitchOverReport { held_for_ms: 10, ..report }));
+        assert_eq!((switch.shards[0].barrier, switch.shards[0].epoch), (900, 7));
+        assert!(switch.shards[0].held_at.is_some());
+    }
+
+    #[test]
+    fn a_shard_that_was_never_held_is_not_freed() {
+        let mut switch = SwitchOver {
+            phase: SwitchOverPhase::Returned.into(),
+            shards: vec![SwitchOverShard::default()],
+            ..SwitchOver::default()
+        };
+        assert_eq!(order(&switch, 0), None);
+        switch.shards[0].held_at = Some(SystemTime::now().into());
+        assert_eq!(order(&switch, 0).map(|order| order.step()), Some(SwitchOverStep::Free));
+        switch.shards[0].freed = true;
+        assert_eq!(order(&switch, 0), None);
+    }
+}
