@@ -4,7 +4,9 @@ mod address;
 mod alarm;
 mod argv;
 mod check;
+mod completions;
 mod enrol;
+mod errors;
 mod event;
 mod fleet;
 mod life;
@@ -17,6 +19,7 @@ mod sources;
 mod switch;
 mod target;
 mod task;
+mod task_file;
 mod tls;
 mod verification;
 mod verify;
@@ -81,6 +84,10 @@ enum Command {
     Coordinator(Box<serve::CoordinatorArguments>),
     /// Run an agent.
     Agent(serve::AgentArguments),
+    /// List the error codes and what to do about each.
+    Errors(errors::Arguments),
+    /// Print the script that completes commands in a shell: `source <(dts completions bash)`.
+    Completions(completions::Arguments),
 }
 
 impl Command {
@@ -91,6 +98,15 @@ impl Command {
             Self::Agent(_) => "agent",
             Self::Migrate(_) => "migrate",
             _ => "cli",
+        }
+    }
+
+    /// True if what a server says for people to read, its log, is to be JSON.
+    fn logs_json(&self) -> bool {
+        match self {
+            Self::Coordinator(arguments) => arguments.json,
+            Self::Agent(arguments) => arguments.json,
+            _ => false,
         }
     }
 }
@@ -124,7 +140,7 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
     };
     let guard = match dts_common::telemetry::init(Options {
         level,
-        json: cli.log_format == LogFormat::Json,
+        json: cli.log_format == LogFormat::Json || cli.command.logs_json(),
         otlp_endpoint: cli.otlp_endpoint.as_deref(),
         role: cli.command.role(),
     }) {
@@ -144,6 +160,8 @@ async fn run(cli: Cli, secrets: argv::Secrets) -> u8 {
         Command::Alarm(arguments) => ended(Box::pin(alarm::run(*arguments)).await),
         Command::Coordinator(arguments) => ended(Box::pin(serve::coordinator(*arguments)).await),
         Command::Agent(arguments) => ended(serve::agent(arguments).await),
+        Command::Errors(arguments) => ended(errors::run(&arguments)),
+        Command::Completions(arguments) => ended(completions::run(&arguments)),
     };
     let _sent_or_not = tokio::task::spawn_blocking(|| guard.shutdown()).await;
     code
@@ -159,6 +177,39 @@ fn coded(result: anyhow::Result<u8>) -> u8 {
         Err(error) => {
             eprintln!("dts: {error:#}");
             FAILED
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Every command that has none below it, with its whole name.
+    fn leaves(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
+        let below: Vec<_> = command.get_subcommands().filter(|below| below.get_name() != "help").collect();
+        if below.is_empty() {
+            found.push((name.to_owned(), command.clone()));
+        }
+        below.iter().for_each(|below| leaves(below, &format!("{name} {}", below.get_name()), found));
+    }
+
+    #[test]
+    fn every_command_can_speak_json_and_says_what_it_does() {
+        let mut root = Cli::command();
+        root.build();
+        root.clone().debug_assert();
+        let mut found = Vec::new();
+        leaves(&root, "dts", &mut found);
+        assert!(found.len() > 40, "{}", found.len());
+        for (name, command) in found {
+            assert!(command.get_about().is_some(), "{name} does not say what it does");
+            // A script for a shell is all that it says.
+            if name != "dts completions" {
+                assert!(command.get_arguments().any(|argument| argument.get_id() == "json"), "{name} has no --json");
+            }
         }
     }
 }

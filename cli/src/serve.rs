@@ -101,6 +101,9 @@ pub(crate) struct CoordinatorArguments {
     agent_cert_ttl: Duration,
     #[command(flatten)]
     metrics: MetricsArguments,
+    /// Log one JSON object a line; the same as --log-format json.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Only say whether these options fit each other.
     #[arg(long)]
     check: bool,
@@ -177,6 +180,9 @@ pub(crate) struct AgentArguments {
     tls: CoordinatorTls,
     #[command(flatten)]
     metrics: MetricsArguments,
+    /// Log one JSON object a line; the same as --log-format json.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Only say whether these options fit each other.
     #[arg(long)]
     check: bool,

@@ -35,6 +35,7 @@ use crate::show::{parse_bytes, short};
 use crate::sources::{self, Sources};
 use crate::switch;
 use crate::target::TargetKind;
+use crate::task_file::{self, command};
 use crate::tls::{CoordinatorTls, TlsArguments};
 use crate::verification::{self, Gate};
 
@@ -47,7 +48,13 @@ const ANSWER: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(crate) struct Coordinator {
     /// Addresses of coordinators, separated by commas; any one will do.
-    #[arg(long, global = true, value_delimiter = ',', default_value = "http://127.0.0.1:7711")]
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        env = "DTS_COORDINATOR",
+        default_value = "http://127.0.0.1:7711"
+    )]
     coordinator: Vec<String>,
     /// Take the address from the state directory of a running `dts migrate`.
     #[arg(long, global = true)]
@@ -90,6 +97,8 @@ enum Verb {
     Check(check::Verb),
     #[command(flatten)]
     Life(life::Verb),
+    #[command(flatten)]
+    File(command::Verb),
     /// Stop, keeping the position.
     Pause { id: Option<String> },
     /// Go on.
@@ -116,16 +125,22 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct Create {
+    /// Take the task from a file (docs/task-file.md) instead of from options; `-` is standard input.
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with_all = [
+        "name", "target", "mode", "source_password_env", "target_password_env", "allow_downgrade", "skip_cross_slot",
+        "Sources", "TargetKind", "TlsArguments", "Selecting", "Places",
+    ])]
+    file: Option<PathBuf>,
     /// A name for people.
-    #[arg(long)]
-    name: String,
+    #[arg(long, required_unless_present = "file")]
+    name: Option<String>,
     #[command(flatten)]
     sources: Sources,
     #[command(flatten)]
     target_kind: TargetKind,
     /// `redis://[user@]host:port`; `rediss://` for TLS.
-    #[arg(long)]
-    target: String,
+    #[arg(long, required_unless_present = "file")]
+    target: Option<String>,
     #[arg(long, value_enum, default_value_t = Mode::Sync)]
     mode: Mode,
     /// Name of an environment variable of the agent.
@@ -405,13 +420,20 @@ async fn asked(arguments: Arguments) -> Result<u8> {
             let id = only(&mut client, asked.id.clone()).await?;
             return switch::run(channel, id, &asked, json).await;
         }
+        Verb::File(verb) => match command::run(verb, &mut client, json).await? {
+            Some(task) => task,
+            None => return Ok(COMPLETED),
+        },
         Verb::Cancel { id } => {
             let id = only(&mut client, id).await?;
             client.cancel_task(traced(CancelTaskRequest { id, revision })).await.map_err(wrong)?.into_inner()
         }
         Verb::Delete { id } => {
             let id = only(&mut client, id).await?;
-            client.delete_task(traced(DeleteTaskRequest { id, revision })).await.map_err(wrong)?;
+            client.delete_task(traced(DeleteTaskRequest { id: id.clone(), revision })).await.map_err(wrong)?;
+            if json {
+                println!("{}", json!({"event": "deleted", "id": id}));
+            }
             return Ok(COMPLETED);
         }
     };
@@ -436,10 +458,21 @@ pub(crate) fn cross_slot(skip: bool) -> CrossSlot {
     if skip { CrossSlot::Skip } else { CrossSlot::Stop }
 }
 
-/// The id that was given, or that of the only task.
+/// The id that was given, that of the task with this name, or that of the only task.
 pub(crate) async fn only(client: &mut TaskServiceClient<Channel>, id: Option<String>) -> Result<String> {
-    if let Some(id) = id {
-        return Ok(id);
+    if let Some(given) = id {
+        if uuid::Uuid::parse_str(&given).is_ok() {
+            return Ok(given);
+        }
+        let tasks = all(client).await?;
+        let named: Vec<_> =
+            tasks.iter().filter(|task| task.spec.as_ref().is_some_and(|spec| spec.name == given)).collect();
+        return match named.as_slice() {
+            // The coordinator says that there is none.
+            [] => Ok(given),
+            [task] => Ok(task.id.clone()),
+            tasks => Err(anyhow!("{} tasks have the name {given:?}: name one by its id", tasks.len())),
+        };
     }
     match all(client).await?.as_slice() {
         [task] => Ok(task.id.clone()),
@@ -448,6 +481,9 @@ pub(crate) async fn only(client: &mut TaskServiceClient<Channel>, id: Option<Str
 }
 
 async fn spec(create: Create) -> Result<TaskSpec> {
+    if let Some(path) = &create.file {
+        return task_file::read(path);
+    }
     let nothing = argv::Secrets::default();
     let found = create.sources.resolve(|option, url| sources::login(option, url, &nothing, None, &create.tls)).await?;
     if !found.about.is_empty() {
@@ -471,9 +507,10 @@ async fn spec(create: Create) -> Result<TaskSpec> {
         }
         sources.push(source);
     }
-    let target = endpoint(&create.target, create.target_password_env, TlsArguments::target).context("--target")?;
+    let target = create.target.unwrap_or_default();
+    let target = endpoint(&target, create.target_password_env, TlsArguments::target).context("--target")?;
     let mut spec = TaskSpec {
-        name: create.name,
+        name: create.name.unwrap_or_default(),
         topology: found.topology,
         sources,
         target: Some(create.target_kind.put(target)),

@@ -48,6 +48,8 @@ macro_rules! table {
             pub fn scope(self) -> Scope { match self { $(Code::$name => Scope::$scope,)+ } }
             /// Whether trying again may help with nobody doing anything.
             pub fn retry(self) -> bool { match self { $(Code::$name => $retry,)+ } }
+            /// What went wrong, in general.
+            pub fn meaning(self) -> &'static str { match self { $(Code::$name => concat!($($doc),+).trim_ascii(),)+ } }
             /// What to do next.
             pub fn fix(self) -> &'static str { match self { $(Code::$name => $fix,)+ } }
         }

@@ -14,7 +14,7 @@ use crate::{keys_of_ours, until};
 /// A coordinator with one agent, and one task.
 pub(crate) struct Desk {
     dir: tempfile::TempDir,
-    address: String,
+    pub(crate) address: String,
     coordinator: Option<Role>,
     pub(crate) agents: Vec<Role>,
     pub(crate) task: String,

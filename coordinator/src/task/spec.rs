@@ -31,7 +31,7 @@ pub fn check_spec(spec: &TaskSpec, request_id: &str) -> Result<()> {
     let mut seen = HashSet::new();
     let named = |(index, source)| (format!("spec.sources[{index}]"), source);
     let sources = spec.sources.iter().enumerate().map(named);
-    for (field, Endpoint { host, port, tls, .. }) in sources.chain([("spec.target".to_owned(), target)]) {
+    for (field, Endpoint { host, port, tls, instance_id, .. }) in sources.chain([("spec.target".to_owned(), target)]) {
         if field != "spec.target" && !seen.insert((host, port)) {
             return wrong(format!("{field}: {host}:{port} is listed twice"));
         }
@@ -40,6 +40,9 @@ pub fn check_spec(spec: &TaskSpec, request_id: &str) -> Result<()> {
         }
         if !(1..=65535).contains(port) {
             return wrong(format!("{field}.port has to be 1 to 65535"));
+        }
+        if instance_id.len() > LONGEST_NAME {
+            return wrong(format!("{field}.instance_id may have at most {LONGEST_NAME} bytes"));
         }
         if let Some(tls) = tls {
             check_tls(&format!("{field}.tls"), tls)?;
@@ -101,6 +104,10 @@ mod tests {
                 "spec.target.tls: certificate_file",
             ),
             (TaskSpec { target: with(skips), ..good.clone() }, "spec.target.tls: insecure_skip_verify"),
+            (
+                TaskSpec { target: Some(Endpoint { instance_id: "i".repeat(129), ..end("b", 2) }), ..good.clone() },
+                "spec.target.instance_id",
+            ),
             (TaskSpec { mode: 0, ..good.clone() }, "spec.mode"),
         ] {
             assert!(check_spec(&bad, "").unwrap_err().message.contains(field), "{field}");
