@@ -2,9 +2,9 @@
 export PATH := $(PATH):/usr/bin:/usr/sbin
 export RUSTDOCFLAGS := -D warnings
 
-# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark) twemproxy and protoc, the other servers, etcd, Prometheus and Alertmanager into .fleet/.
+# Installs what is missing: Debian's redis-server (7.0, with redis-benchmark), twemproxy, protoc and Chromium, the other servers, etcd, Prometheus and Alertmanager into .fleet/.
 setup:
-	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make nutcracker:nutcracker protoc:protobuf-compiler ip:iproute2 nft:nftables faketime:faketime; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	@missing=""; for need in redis-server:redis-server pip3:python3-pip gcc:gcc g++:g++ make:make nutcracker:nutcracker protoc:protobuf-compiler ip:iproute2 nft:nftables faketime:faketime chromium:chromium chromedriver:chromium-driver redis-cli:redis-tools; do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	[ -z "$$missing" ] || (apt-get update -qq && apt-get install -y -qq $$missing libc6-dev >/dev/null)
 	@bash tests/fleet.sh .fleet
 

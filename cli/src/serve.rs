@@ -99,6 +99,9 @@ pub(crate) struct CoordinatorArguments {
     /// How long those certificates live; agents renew them after two thirds of it.
     #[arg(long, default_value = "30d", value_parser = humantime::parse_duration)]
     agent_cert_ttl: Duration,
+    /// Without TLS: a name under which browsers and curl reach this coordinator, besides its addresses and localhost. May repeat.
+    #[arg(long = "console-host", value_name = "NAME")]
+    console_hosts: Vec<String>,
     #[command(flatten)]
     metrics: MetricsArguments,
     /// Log one JSON object a line; the same as --log-format json.
@@ -195,6 +198,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> Result<()> {
     let mut config = dts_coordinator::app::Config::new(arguments.listen, arguments.state()?);
     config.lease_ttl = arguments.agent_ttl;
     config.metrics = arguments.metrics.begin()?;
+    config.console_hosts.clone_from(&arguments.console_hosts);
     config.tls = arguments.tls()?;
     let coordinator = dts_coordinator::app::bind(config).await?;
     tracing::info!(address = %coordinator.local_addr(), "coordinator listening");

@@ -33,6 +33,9 @@ use crate::figures;
 use crate::secret::Sealer;
 use crate::store::{Embedded, Etcd, EtcdConfig, Metered, Store};
 use crate::tls::Tls;
+use crate::web::Front;
+use crate::web::calls::Calls;
+use crate::web::origin::Rules;
 
 /// Open connections get this long to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -51,6 +54,8 @@ pub struct Config {
     pub report_interval: Duration,
     /// `None`: not encrypted.
     pub tls: Option<Tls>,
+    /// Names under which browsers reach it without TLS, besides addresses and localhost.
+    pub console_hosts: Vec<String>,
     /// Where metrics are served, and what was counted of this process.
     pub metrics: Option<(SocketAddr, Recorded)>,
 }
@@ -82,6 +87,7 @@ impl Config {
             lease_ttl: Duration::from_secs(10),
             report_interval: Duration::from_millis(250),
             tls: None,
+            console_hosts: Vec::new(),
             metrics: None,
         }
     }
@@ -268,11 +274,15 @@ async fn serve<S: Store>(
     let authority = config.tls.as_ref().and_then(|tls| tls.authority.clone());
     let enrolment = Enrolment { seat: seat.clone(), authority };
     let noted = seat.clone();
+    let rules = Arc::new(Rules { tls: config.tls.is_some(), hosts: config.console_hosts.clone() });
+    let calls = Arc::new(Calls::new()?);
     let door = move |inner| {
         let inner = Guard { inner, access: access.clone(), seat: noted.clone() };
-        Traced(Forward { inner, access: access.clone(), forwarder: forwarder.clone() })
+        let inner = Traced(Forward { inner, access: access.clone(), forwarder: forwarder.clone() });
+        Front { inner, rules: rules.clone(), calls: calls.clone() }
     };
     let router = tonic::transport::Server::builder()
+        .accept_http1(true)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .layer(tower_layer::layer_fn(door))

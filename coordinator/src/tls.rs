@@ -107,7 +107,7 @@ impl Tls {
         let mut config = builder
             .with_single_cert(chain, pem::key("key", &self.key)?)
             .map_err(|error| format!("certificate {}: {error}", self.certificate.display()))?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // A resumed session would outlive the authority that let it in.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -1,6 +1,7 @@
 //! What the end-to-end tests and the demo stand on. It shares no code with the product: it starts real servers and the
 //! `dts` binary, and compares servers by plain Redis commands.
 
+pub mod browser;
 pub mod cluster;
 pub mod command_table;
 pub mod dts;
