@@ -8,7 +8,8 @@ peer() { echo "http://127.0.0.1:$((PORT + 10 + $1))"; }
 client() { echo "http://127.0.0.1:$((PORT + 20 + $1))"; }
 run() { # name, command …: in the background, its number in $DIR/name.pid
   local name=$1; shift; mkdir -p "$DIR/$name"; "$@" >>"$DIR/$name.log" 2>&1 </dev/null & echo $! >"$DIR/$name.pid"; }
-alive() { [ -e "$DIR/$1.pid" ] && kill -0 "$(cat "$DIR/$1.pid")" 2>/dev/null; }
+alive() { # What was killed and not yet buried does not run.
+  [ -e "$DIR/$1.pid" ] && case "$(ps -o stat= -p "$(cat "$DIR/$1.pid")")" in ""|Z*) false;; esac; }
 case ${1:-} in
 up) # Starts what does not run: so it also brings back what was killed.
   mkdir -p "$DIR"; [ -e "$DIR/seal.key" ] || (umask 077; head -c 32 /dev/urandom >"$DIR/seal.key")
