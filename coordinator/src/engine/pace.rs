@@ -1,4 +1,4 @@
-//! How often places and orders are worked out anew: at once where that is cheap; in a large fleet for a tenth of the time at most.
+//! How often places and orders are worked out anew: at once where that is cheap; in a large fleet for a tenth of the time, or after a rest of 2 s.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use tokio::time::Instant;
 const CHEAP: Duration = Duration::from_millis(5);
 /// One part of so many.
 const SHARE: u32 = 10;
+/// But nobody waits longer than this for what happened.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// What it took last time, and whether it is to be done again.
 #[derive(Debug, Default)]
@@ -20,7 +22,8 @@ pub(super) struct Pace {
 impl Pace {
     /// True if it may be done now.
     pub(super) fn may(&self, now: Instant) -> bool {
-        let rested = |at: Instant| now.saturating_duration_since(at) >= self.cost * (SHARE - 1);
+        let rest = (self.cost * (SHARE - 1)).min(LONGEST_REST);
+        let rested = |at: Instant| now.saturating_duration_since(at) >= rest;
         self.cost < CHEAP || self.ended.is_none_or(rested)
     }
 
@@ -52,6 +55,8 @@ mod tests {
         assert!(pace.may(now));
         pace.done(now, ms(20));
         assert!(!pace.may(now + ms(179)) && pace.may(now + ms(180)));
+        pace.done(now, ms(3000));
+        assert!(!pace.may(now + ms(1999)) && pace.may(now + ms(2000)));
         pace.owe();
         assert!(pace.owed());
         pace.done(now, ms(20));
