@@ -135,7 +135,8 @@ fn the_lines_of_the_readme_bring_up_a_fleet_that_goes_on_when_anything_in_it_is_
     let lines = section("A fleet of which anything may die")?;
     let [make, up, create, status, get, list] = &lines[..] else { anyhow::bail!("{lines:?}") };
     ensure!(make == "make setup build");
-    (run(up)?, run(create)?);
+    run(up)?;
+    run(create)?;
     let target = redis::Client::open(format!("redis://127.0.0.1:{}", port + 3))?;
     let source = redis::Client::open(format!("redis://127.0.0.1:{}", port + 2))?;
     let follows = || until("a stream", || Ok(run(get).is_ok_and(|said| said.contains("INCR_SYNC"))));
