@@ -67,7 +67,7 @@ impl Browser {
     }
 
     fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
-        let text = if method == "GET" { String::new() } else { body.to_string() };
+        let text = if method == "POST" { body.to_string() } else { String::new() };
         let (status, answer) = request(self.port, method, path, &text)?;
         let mut answer: Value =
             serde_json::from_str(&answer).with_context(|| answer.chars().take(200).collect::<String>())?;
