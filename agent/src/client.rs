@@ -19,6 +19,8 @@ use crate::endpoint::{Endpoint, Side};
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// No single question of ours has a longer answer.
 const LONGEST_REPLY: usize = 256 << 20;
+/// Room for a read.
+pub const READ: usize = 64 << 10;
 
 /// A connection that is logged in.
 #[derive(Debug)]
@@ -92,6 +94,10 @@ impl Client {
             }
             if self.buffer.len() > LONGEST_REPLY {
                 return Err(self.lost("its reply does not end"));
+            }
+            // What is cut off is parsed again with every read: so each is a large one.
+            if self.buffer.capacity() - self.buffer.len() < READ / 4 {
+                self.buffer.reserve(READ);
             }
             match timeout(REPLY_TIMEOUT, self.stream.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => return Err(self.lost("it closed the connection")),

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::reply::{self, Reply};
-use crate::client::REPLY_TIMEOUT;
+use crate::client::{READ, REPLY_TIMEOUT};
 use crate::dial::{self, ReadHalf, WriteHalf, dial};
 use crate::endpoint::{Endpoint, Side};
 
@@ -139,6 +139,10 @@ impl Replies {
             if let Some((reply, length)) = parsed {
                 self.buffer.advance(length);
                 return Ok(reply);
+            }
+            // Left to itself the buffer stays at the 64 bytes that it begins with: a read for every seven replies.
+            if self.buffer.capacity() - self.buffer.len() < READ / 4 {
+                self.buffer.reserve(READ);
             }
             match timeout(REPLY_TIMEOUT, self.half.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => return Err(lost(&self.name, "it closed the connection")),
