@@ -21,6 +21,7 @@ impl<S: Store> Engine<S> {
                 news |= self.take_status(held, shard).await?;
             }
         }
+        self.forget_deleted(&mut world).await?;
         news |= self.take_checks(&mut world, agent_id, report.checks).await?;
         self.changed.send_modify(|count| *count += 1);
         if news { self.reconcile(&mut world).await } else { Ok(()) }
@@ -33,6 +34,7 @@ impl<S: Store> Engine<S> {
         let before = (held.revision, held.stored.resync.len(), ordered(held));
         self.take_verification(held, &mut shard).await?;
         self.take_switch(held, &mut shard);
+        self.take_guard(held, &mut shard).await?;
         let code = |status: &ShardStatus| status.reason.as_ref().map(|reason| reason.code.clone());
         let status = shard.status.unwrap_or_default();
         let now = (status.phase, code(&status), cut_off(&status));
@@ -42,6 +44,7 @@ impl<S: Store> Engine<S> {
             self.advance(held).await?;
             self.settle_switch(held).await?;
         }
+        self.watch_copy(held).await?;
         let cut = last.is_some_and(|(.., cut)| cut);
         Ok(before != (held.revision, held.stored.resync.len(), ordered(held)) || cut != now.2)
     }
