@@ -42,6 +42,15 @@ impl Client {
         }
     }
 
+    /// The same under a name, so that who watches the target does not take us for somebody else; where it may not be set, that is all that is lost.
+    pub async fn connect_named(endpoint: &Endpoint, side: Side) -> Result<Self> {
+        let mut client = Self::connect(endpoint, side).await?;
+        if side == Side::Target && !endpoint.routes {
+            client.ask(&[b"CLIENT", b"SETNAME", b"dts"]).await?;
+        }
+        Ok(client)
+    }
+
     async fn log_in(&mut self, endpoint: &Endpoint) -> Result<()> {
         if let Some(password) = &endpoint.password {
             let password = password.expose_secret().as_bytes();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::limits::Limits;
-use crate::pace::{Backlog, Keeps, Meter, Sample};
+use crate::pace::{Backlog, Keeps, Meter, Sample, Trend};
 use crate::source::Received;
 use crate::spool;
 use crate::status::Board;
@@ -53,7 +53,7 @@ impl Observer {
         let mut source = Asked::new(Destination::Standalone(self.source.clone()), Side::Source);
         let mut target = Asked::new(self.target.clone(), Side::Target);
         let mut behind_since = None;
-        let mut meter = Meter::default();
+        let (mut meter, mut trends) = (Meter::default(), Default::default());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -67,11 +67,18 @@ impl Observer {
                 () = async { tokio::join!(source.ask(every), target.ask(ASK_EVERY)); } => {}
                 () = cancel.cancelled() => return,
             }
-            self.show(&source.answer, &target.answer, &mut behind_since, &mut meter);
+            self.show(&source.answer, &target.answer, &mut behind_since, &mut meter, &mut trends);
         }
     }
 
-    fn show(&self, source: &Answer, target: &Answer, behind_since: &mut Option<Instant>, meter: &mut Meter) {
+    fn show(
+        &self,
+        source: &Answer,
+        target: &Answer,
+        behind_since: &mut Option<Instant>,
+        meter: &mut Meter,
+        trends: &mut (Trend, Trend),
+    ) {
         let received = self.received.borrow().clone();
         let applied = self.applied.borrow().clone();
         let progress = applied.last.as_ref().map(|commit| commit.progress).unwrap_or_default();
@@ -119,6 +126,8 @@ impl Observer {
         let replay = position.filter(|_| received.speaks_psync).map(|position| {
             crate::pace::replay(position.offset, self.usage.kept_from(), backlog_from, rate, target.keeps)
         });
+        let trend = |trend: &mut Trend, of: &Answer| if of.asked > 0 { trend.see(now, of.keys) } else { 0 };
+        let change = (trend(&mut trends.0, source), trend(&mut trends.1, target));
         let copy = match &applied.checkpoint {
             Some(checkpoint) if checkpoint.phase != Phase::Claimed => checkpoint.copy,
             _ => 0,
@@ -157,6 +166,8 @@ impl Observer {
             status.target_keys = target.keys.saturating_sub(self.records);
             status.lost_links = received.lost;
             status.replay = replay;
+            status.source_fork_bytes = source.fork_bytes;
+            (status.source_keys_change, status.target_keys_change) = change;
         });
         self.board.pace(pace);
         let phase = self.board.read().phase();
@@ -185,6 +196,8 @@ struct Answer {
     backlog: Option<(Backlog, std::time::Instant)>,
     /// Of the server that keeps least.
     keeps: Option<Keeps>,
+    /// Memory that its last fork took besides.
+    fork_bytes: u64,
     asked: u64,
 }
 
@@ -239,6 +252,7 @@ impl Asked {
                 size: if active { number("repl_backlog_size") } else { 0 },
                 history: if active { number("repl_backlog_histlen") } else { 0 },
             };
+            self.answer.fork_bytes = client.info("persistence").await?.number("rdb_last_cow_size").unwrap_or(0);
             (self.answer.offset, self.answer.backlog) = (offset, Some((backlog, std::time::Instant::now())));
         }
         self.answer.asked += 1;

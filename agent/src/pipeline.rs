@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 use crate::apply::{Context, Driver, Resume, Start};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
+use crate::guard::Guard;
 use crate::limits::{Limits, Throttle};
 use crate::mend::Mends;
 use crate::observe::Observer;
@@ -73,6 +74,8 @@ pub struct Job {
     pub span: tracing::Span,
     /// What is to be repaired.
     pub mends: Mends,
+    /// Keeps the target to the task.
+    pub guard: Guard,
 }
 
 impl Job {

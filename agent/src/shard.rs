@@ -9,10 +9,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::guard::{self, Guard};
 use crate::limits::Limits;
 use crate::mend::Mends;
 use crate::pipeline::{self, Failure, Job};
 use crate::retry::Retry;
+use crate::scratch;
 use crate::source;
 use crate::spool::{Spool, SpoolConfig};
 use crate::status::Board;
@@ -28,7 +30,10 @@ pub async fn run(job: Job, mut directive: watch::Receiver<Directive>, board: Boa
     };
     match ended {
         _ if cancel.is_cancelled() => board.phase(ShardPhase::Stopped),
-        Ok(()) => board.phase(ShardPhase::Released),
+        Ok(()) => {
+            scratch::remove(&job.scratch);
+            board.phase(ShardPhase::Released);
+        }
         Err(error) => {
             tracing::error!(shard = %job.shard, %error, "shard failed");
             board.failed(&error);
@@ -63,7 +68,11 @@ async fn live(
         if directive.wait_for(|directive| *directive > Directive::Verify).await.is_err() {
             return std::future::pending().await;
         }
-        attempts(job, facts, directive, board, &mut retry, cancel).await?;
+        let destination = facts.destination.clone();
+        tokio::select! {
+            ended = attempts(job, facts, directive, board, &mut retry, cancel) => ended?,
+            () = guard::keep(job, &destination, board) => {}
+        }
     }
     loop {
         match release(job).await {
@@ -73,8 +82,9 @@ async fn live(
     }
 }
 
-/// Removes our keys from whatever the target is.
+/// Gives others their rights back, and removes our keys from whatever the target is.
 async fn release(job: &Job) -> Result<()> {
+    guard::restore(job).await?;
     match destination(job).await? {
         Destination::Standalone(target) => target::release(&target, &job.shard, job.epoch).await,
         Destination::Routed(target) => target::routed::release(&target, &job.shard, job.epoch).await,
@@ -238,6 +248,8 @@ pub struct Running {
     pub limit: watch::Sender<Limits>,
     /// What is to be repaired.
     pub mends: Mends,
+    /// Keeps the target to the task.
+    pub guard: Guard,
     /// What it shows.
     pub board: Board,
     /// Ends it.
@@ -258,7 +270,7 @@ impl Running {
         let (sender, receiver) = watch::channel(directive);
         let board = Board::new(changed).within(job.span.clone());
         let span = job.span.clone();
-        let (cancel, mends) = (CancellationToken::new(), job.mends.clone());
+        let (cancel, mends, guard) = (CancellationToken::new(), job.mends.clone(), job.guard.clone());
         let (shown, ends) = (board.clone(), cancel.clone());
         let task = tokio::spawn(async move {
             if let Some(before) = before {
@@ -266,7 +278,7 @@ impl Running {
             }
             run(job, receiver, shown, ends).instrument(span).await;
         });
-        Self { directive: sender, limit, mends, board, cancel, task }
+        Self { directive: sender, limit, mends, guard, board, cancel, task }
     }
 
     /// Cancels and joins.

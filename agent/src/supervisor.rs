@@ -8,16 +8,20 @@ use dts_common::error::{Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 use dts_common::selection::Selection;
 use dts_common::telemetry::continues;
-use dts_proto::v1::{self, Assignment, Budgets, DesiredState, Directive, ShardReport, ShardStatus};
+use dts_proto::v1::{
+    self, Assignment, Budgets, DesiredState, Directive, GuardRules, ShardReport, ShardStatus, UserRules,
+};
 use tokio::sync::{Notify, watch};
 use tracing::info_span;
 
 use crate::budget::{Claim, divide};
 use crate::check::Checks;
 use crate::compare::Ordered;
+use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::mend::Mends;
 use crate::pipeline::Job;
+use crate::scratch;
 use crate::secret::Secrets;
 use crate::shard::Running;
 use crate::status::Board;
@@ -97,6 +101,7 @@ impl Supervisor {
             let slot = match old.remove(&id) {
                 Some((held, slot)) if held == epoch => {
                     slot.direct(assignment.directive());
+                    slot.store(rules_of(&assignment));
                     slot
                 }
                 before => self.start(&id, &assignment, before.and_then(|(_, slot)| slot.running())),
@@ -108,11 +113,13 @@ impl Supervisor {
         *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = boards.collect();
         let stopped = old.into_values().filter_map(|(_, slot)| slot.running()).map(Running::stop);
         futures_util::future::join_all(stopped).await;
+        scratch::tidy(&self.state_dir, self.shards.keys());
         let mut checks = std::mem::take(&mut self.checks);
         let job = |id: &ShardId, order: &v1::CheckOrder| {
             let assignment = order.assignment.clone().unwrap_or_default();
             let (_, limits) = watch::channel(Limits::from(assignment.limits.unwrap_or_default()));
-            self.job(id, &assignment, limits)
+            let scratch = scratch::of_check(&self.state_dir, id);
+            Ok(Job { scratch, ..self.job(id, &assignment, limits)? })
         };
         checks.reconcile(desired.checks, job, &self.changed).await;
         self.checks = checks;
@@ -211,9 +218,10 @@ impl Supervisor {
             skip_cross_slot: assignment.cross_slot() == v1::CrossSlot::Skip,
             limits,
             resync: assignment.resync.then(Arc::default),
-            scratch: self.state_dir.join("shards").join(format!("{}-{}", id.task, id.index)),
+            scratch: scratch::of_shard(&self.state_dir, id),
             span,
             mends: Mends::default(),
+            guard: Guard::new(id, assignment.target_guard(), rules_of(assignment), self.changed.clone()),
         })
     }
 
@@ -238,6 +246,7 @@ impl Supervisor {
             status: Some(slot.board().read()),
             verify: self.runs.get(id).filter(|(of, _)| of == epoch).map(|(_, run)| run.report()),
             switch_over: self.switches.get(id).filter(|(of, _)| of == epoch).map(|(_, part)| part.report()),
+            guard_rules: slot.found(),
         };
         self.shards.iter().map(report).collect()
     }
@@ -250,6 +259,10 @@ impl Supervisor {
         futures_util::future::join_all(stopped).await;
         self.checks.stop().await;
     }
+}
+
+fn rules_of(assignment: &Assignment) -> Vec<UserRules> {
+    assignment.guard_rules.clone().unwrap_or_default().users
 }
 
 impl Slot {
@@ -271,6 +284,19 @@ impl Slot {
         match self {
             Self::Running(running) => running.mends.clone(),
             Self::Refused(_) => Mends::default(),
+        }
+    }
+
+    fn store(&self, rules: Vec<UserRules>) {
+        if let Self::Running(running) = self {
+            running.guard.store(rules);
+        }
+    }
+
+    fn found(&self) -> Option<GuardRules> {
+        match self {
+            Self::Running(running) => running.guard.found(),
+            Self::Refused(_) => None,
         }
     }
 

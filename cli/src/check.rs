@@ -7,13 +7,13 @@ use clap::Subcommand;
 use comfy_table::Table;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
-    AcknowledgeRequest, CancelCheckRequest, CheckItem, CheckKind, CheckOutcome, CheckRun, CheckState, GetCheckRequest,
-    ListChecksRequest, RunCheckRequest, Task, TestConnectivityRequest,
+    AcknowledgeRequest, CancelCheckRequest, CheckItem, CheckKind, CheckOutcome, CheckRun, CheckState, Estimate,
+    GetCheckRequest, ListChecksRequest, Plan, PlanTaskRequest, RunCheckRequest, Task, TestConnectivityRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use crate::show::short;
+use crate::show::{bytes, period, short};
 use crate::task::{explain, only};
 
 /// How often a run is looked at.
@@ -33,6 +33,8 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with = "show")]
         list: bool,
     },
+    /// Say what the last check means for the copy to come and, once it is done, how right that was.
+    Plan { id: Option<String> },
     /// End the check that is running.
     CancelCheck { id: Option<String> },
     /// Take warnings of the last check upon oneself.
@@ -79,6 +81,11 @@ pub(crate) async fn run(verb: Verb, client: &mut TaskServiceClient<Channel>, jso
             for run in listed.into_inner().runs {
                 println!("{}", if json { shown(&run).to_string() } else { head(&run) });
             }
+        }
+        Verb::Plan { id } => {
+            let id = only(client, id).await?;
+            let plan = client.plan_task(PlanTaskRequest { id }).await.map_err(|status| explain(&status))?;
+            show_plan(&plan.into_inner(), json);
         }
         Verb::CancelCheck { id } => {
             let id = only(client, id).await?;
@@ -134,6 +141,34 @@ fn show(run: &CheckRun, json: bool) {
         table.add_row([item.id.clone(), verdict(item), found, fixes.join("\n")]);
     }
     println!("{table}");
+}
+
+fn show_plan(plan: &Plan, json: bool) {
+    if json {
+        let estimate = |found: &Estimate| json!({"id": found.id, "planned": found.value, "actual": found.actual, "basis": found.basis});
+        let estimates: Vec<Value> = plan.estimates.iter().map(estimate).collect();
+        println!(
+            "{}",
+            json!({"event": "plan", "run": plan.run, "catches_up": plan.catches_up, "estimates": estimates})
+        );
+        return;
+    }
+    let shown = |id: &str, value: Option<u64>, none: &str| match value {
+        None => none.to_owned(),
+        Some(value) if id.ends_with("_ms") => period(value),
+        Some(value) => bytes(value),
+    };
+    let mut table = Table::new();
+    table.set_header(["", "planned", "actual", "rests on"]);
+    for found in &plan.estimates {
+        let name = found.id.trim_end_matches("_ms").trim_end_matches("_bytes").replace('_', " ");
+        let (planned, actual) = (shown(&found.id, found.value, "never"), shown(&found.id, found.actual, "-"));
+        table.add_row([name, planned, actual, found.basis.clone()]);
+    }
+    println!("by check {}\n{table}", plan.run);
+    if !plan.catches_up {
+        println!("The target cannot get in step: the source writes faster than the target can take it.");
+    }
 }
 
 /// In one word what it means.

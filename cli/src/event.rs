@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use dts_proto::v1::{Hop, Pace, Reason, Replay, ShardStatus, SnapshotProgress, SpoolStatus, StreamProgress, Task};
 use serde_json::{Value, json};
 
+use crate::guard;
 use crate::show::{bytes, period, short};
 
 /// Name of a state: `FULL_SYNC`.
@@ -50,6 +51,8 @@ pub(crate) fn status(task: &Task) -> ShardStatus {
         spool: Some(SpoolStatus { memory_bytes: totals.spool_memory_bytes, disk_bytes: totals.spool_disk_bytes }),
         source_keys: totals.source_keys,
         target_keys: totals.target_keys,
+        source_keys_change: totals.source_keys_change,
+        target_keys_change: totals.target_keys_change,
         warnings: warnings.collect(),
         stray_keys: totals.stray_keys,
         filtered_keys: all.iter().map(|status| status.filtered_keys).sum(),
@@ -158,6 +161,9 @@ pub(crate) fn progress(task: &Task) -> Value {
         "target_keys": status.target_keys,
         "stray_keys": status.stray_keys,
         "ready_to_complete": task.ready_to_complete,
+        "guard": guard::shown(task),
+        "source_keys_change": status.source_keys_change,
+        "target_keys_change": status.target_keys_change,
         "pace": pace(status.pace.as_ref()),
         "shards": shards(task),
     })
@@ -237,7 +243,9 @@ pub(crate) fn line(task: &Task) -> String {
     if !pace.throttled_by.is_empty() {
         line += &format!(", held back by {}", pace.throttled_by.replace('_', " "));
     }
-    line + &format!(", keys {} -> {}", status.source_keys, status.target_keys)
+    let changed = |change: i64| if change == 0 { String::new() } else { format!(" ({change:+} a minute)") };
+    let (source, target) = (changed(status.source_keys_change), changed(status.target_keys_change));
+    line + &format!(", keys {}{source} -> {}{target}", status.source_keys, status.target_keys)
 }
 
 #[cfg(test)]

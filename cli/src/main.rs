@@ -9,6 +9,7 @@ mod enrol;
 mod errors;
 mod event;
 mod fleet;
+mod guard;
 mod life;
 mod migrate;
 mod place;

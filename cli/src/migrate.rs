@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use crate::address::Address;
 use crate::argv;
 use crate::event;
+use crate::guard::Guarding;
 use crate::selection::{self, Selecting};
 use crate::serve::{MetricsArguments, read_file, until_signal};
 use crate::show::{bytes, parse_bytes};
@@ -91,6 +92,8 @@ pub(crate) struct Arguments {
     retry_window: Duration,
     #[command(flatten)]
     tls: TlsArguments,
+    #[command(flatten)]
+    guarding: Guarding,
     #[command(flatten)]
     selecting: Selecting,
     #[command(flatten)]
@@ -190,6 +193,7 @@ impl Plan {
             complete_when_caught_up: arguments.complete_when.is_some(),
             allow_downgrade: arguments.allow_downgrade,
             cross_slot: cross_slot(arguments.skip_cross_slot).into(),
+            target_guard: arguments.guarding.level(),
             limits: Some(Limits {
                 spool_memory_bytes: arguments.spool_memory,
                 spool_disk_bytes: arguments.spool_disk,

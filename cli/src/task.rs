@@ -28,6 +28,7 @@ use crate::address::Address;
 use crate::argv;
 use crate::check;
 use crate::event;
+use crate::guard::{self, Guarding};
 use crate::life;
 use crate::place::Places;
 use crate::selection::{self, Selecting};
@@ -163,6 +164,8 @@ struct Create {
     /// With --start: take all that the check warns of upon oneself.
     #[arg(long, requires = "start")]
     acknowledge: bool,
+    #[command(flatten)]
+    guarding: Guarding,
     #[command(flatten)]
     selecting: Selecting,
     #[command(flatten)]
@@ -517,6 +520,7 @@ async fn spec(create: Create) -> Result<TaskSpec> {
         mode: dts_proto::v1::Mode::from(create.mode).into(),
         allow_downgrade: create.allow_downgrade,
         cross_slot: cross_slot(create.skip_cross_slot).into(),
+        target_guard: create.guarding.level(),
         ..TaskSpec::default()
     };
     create.selecting.put(&mut spec)?;
@@ -550,6 +554,9 @@ pub(crate) fn show(task: &Task, json: bool) {
     let selection = task.spec.as_ref().map_or(json!({}), selection::shown);
     if selection != json!({}) {
         println!("  moves {selection}");
+    }
+    if let Some(line) = guard::line(task) {
+        println!("  {line}");
     }
     if let Some(report) = &task.completion {
         verification::completion_lines(report).iter().for_each(|line| println!("  {line}"));

@@ -3,6 +3,7 @@
 mod assign;
 mod checking;
 mod fleet;
+mod guard;
 mod held;
 mod life;
 mod mirror;
@@ -160,20 +161,10 @@ impl<S: Store> Engine<S> {
         let mut world = self.world.lock().await;
         let held = self.settled(&mut world, id).await?;
         let next = held.allowed(revision, action)?;
-        if action == TaskAction::Delete {
-            let key = format!("task/{id}");
-            let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
-            writes.extend(held.stored.locks.iter().map(|lock| (lock.clone(), None)));
-            writes.extend([(key.clone(), None), (mirror::key(id), None)]);
-            writes.extend(Self::deletes_of_runs(held));
-            let delete = Transaction { compares: vec![(key, held.revision)], writes, ..Transaction::default() };
-            held.unsure = true;
-            self.store.commit(delete).await?.ok_or_else(lost_race)?;
-            let gone = answer(held);
-            world.tasks.remove(id);
-            self.changed.send_modify(|count| *count += 1);
-            return Ok(gone);
+        if action == TaskAction::Delete && next != TaskState::Cancelling {
+            return self.forget(&mut world, id).await;
         }
+        held.stored.deleting |= action == TaskAction::Delete;
         tracing::info!(task = id, action = action.as_str_name(), "asked");
         held.asked = traceparent();
         life::prepare(held, action);
@@ -255,6 +246,7 @@ impl<S: Store> Engine<S> {
                 Err(error) => return Err(error),
             }
         }
+        self.forget_deleted(&mut world).await?;
         self.start_due(&mut world).await?;
         self.end_checks(&mut world).await?;
         self.settle_completions(&mut world.tasks).await?;
@@ -305,6 +297,9 @@ impl<S: Store> Engine<S> {
         if state == TaskState::Completed {
             verification::note_completed(held);
         }
+        if matches!(state, TaskState::Completed | TaskState::Cancelled) {
+            guard::settle(held);
+        }
         let task = held.task_mut();
         tracing::info!(
             task = task.id,
@@ -314,6 +309,7 @@ impl<S: Store> Engine<S> {
         );
         task.set_state(state);
         task.reason.clone_from(&reason);
+        held.stored.measure(state, &held.statuses.values().collect::<Vec<_>>());
         held.stored.note(task::meaning(state), reason);
         let locks = life::locks(held);
         self.save_with(held, locks).await
@@ -355,6 +351,7 @@ fn answer(held: &Held) -> Task {
         shard.known_position = shard.status.is_none().then(|| held.mirror.position(shard.index)).flatten();
         shard.refusals = held.refusals.get(&shard.index).map(|refused| refused.whys.clone()).unwrap_or_default();
     }
+    task.plan = held.stored.plan.clone();
     task.reason = no_agent(&task, &held.refusals).or(task.reason);
     task.revision = held.revision;
     task.totals = Some(totals(&task));

@@ -79,7 +79,7 @@ fn fill_by_use(server: &Server, option: &str, of: impl Fn(u64) -> u64) -> Result
     ] {
         let mut words = line.split(' ');
         let mut command = redis::cmd(words.next().unwrap_or_default());
-        words.for_each(|word| drop(command.arg(word)));
+        command.arg(words.collect::<Vec<_>>());
         command.exec(&mut connection)?;
     }
     let keys = vec!["string", "number", "list", "hash", "set", "integers", "zset", "stream", "expires"];

@@ -1,8 +1,10 @@
 //! A task's life, state by state, as somebody with grpcurl or the CLI leads it.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use dts_tests::etcd::Etcd;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
 use dts_tests::server::Server;
@@ -18,6 +20,8 @@ pub(crate) struct Desk {
     coordinator: Option<Role>,
     pub(crate) agents: Vec<Role>,
     pub(crate) task: String,
+    /// Of coordinators with an etcd.
+    store: Vec<String>,
 }
 
 impl Desk {
@@ -28,10 +32,38 @@ impl Desk {
     }
 
     pub(crate) fn without_agents() -> Result<Self> {
-        let (dir, address) = (tempfile::tempdir()?, format!("127.0.0.1:{}", dts_tests::port::free_port()));
-        let mut desk = Self { dir, address, coordinator: None, agents: Vec::new(), task: String::new() };
+        let mut desk = Self::new(Vec::new())?;
         desk.restart()?;
         Ok(desk)
+    }
+
+    /// Without agents, over an etcd.
+    pub(crate) fn over(etcd: &Etcd) -> Result<Self> {
+        let mut desk = Self::new(vec!["--etcd".into(), etcd.endpoints().join(",")])?;
+        std::fs::write(desk.path("seal"), [7; 32])?;
+        desk.store.extend(["--seal-key-file".into(), desk.path("seal")]);
+        desk.restart()?;
+        Ok(desk)
+    }
+
+    fn new(store: Vec<String>) -> Result<Self> {
+        let (dir, address) = (tempfile::tempdir()?, format!("127.0.0.1:{}", dts_tests::port::free_port()));
+        Ok(Self { dir, address, coordinator: None, agents: Vec::new(), task: String::new(), store })
+    }
+
+    /// What agents keep of shards and checks.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for agent in std::fs::read_dir(self.dir.path())? {
+            for of in ["shards", "checks"] {
+                let Ok(found) = std::fs::read_dir(agent.as_ref().map_or(PathBuf::new(), |agent| agent.path()).join(of))
+                else {
+                    continue;
+                };
+                all.extend(found.map_while(std::result::Result::ok).map(|entry| entry.path()));
+            }
+        }
+        Ok(all)
     }
 
     fn path(&self, name: &str) -> String {
@@ -41,7 +73,12 @@ impl Desk {
     /// Ends the coordinator as a crash would, and starts it again.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.coordinator = None;
-        let arguments = ["coordinator", "--listen", &self.address, "--state-dir", &self.path("c"), "--agent-ttl", "4s"];
+        let mut arguments = vec!["coordinator", "--listen", &self.address, "--agent-ttl", "4s"];
+        let state = self.path("c");
+        if self.store.is_empty() {
+            arguments.extend(["--state-dir", &state]);
+        }
+        arguments.extend(self.store.iter().map(String::as_str));
         self.coordinator = Some(role(&arguments)?);
         until("the coordinator", || Ok(grpcurl(&self.address, &["list"]).is_ok()))
     }
@@ -63,6 +100,23 @@ impl Desk {
     pub(crate) fn ask(&self, method: &str, request: Value) -> Result<Value> {
         let answer = grpcurl(&self.address, &["-d", &request.to_string(), &format!("dts.v1.TaskService/{method}")])?;
         Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Where its coordinator is.
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// A call of any service.
+    pub(crate) fn any(&self, method: &str, request: &Value) -> Result<Value> {
+        let answer = grpcurl(&self.address, &["-d", &request.to_string(), &format!("dts.v1.{method}")])?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// True if the coordinator's store holds this in clear.
+    pub(crate) fn stored(&self, text: &str) -> Result<bool> {
+        let store = std::fs::read(std::path::Path::new(&self.path("c")).join("store.redb"))?;
+        Ok(store.windows(text.len()).any(|bytes| bytes == text.as_bytes()))
     }
 
     /// A call about the task.

@@ -3,7 +3,9 @@
 mod alarms;
 mod api_tls;
 mod chaos;
+mod checks;
 mod claims;
+mod clean;
 mod cluster_target;
 mod command_line;
 mod command_table;
@@ -17,6 +19,7 @@ mod drain;
 mod enrol;
 mod filters;
 mod fleet;
+mod guard;
 mod input;
 mod json_api;
 mod life;

@@ -41,7 +41,7 @@ fn run(server: &Server, commands: &str, prefix: &str) -> Result<Vec<redis::Value
         let line = line.replace("{p}", prefix);
         let mut words = line.split(' ');
         let mut command = redis::cmd(words.next().unwrap_or_default());
-        words.for_each(|word| drop(command.arg(word)));
+        command.arg(words.collect::<Vec<_>>());
         command.query(&mut connection).with_context(|| line.clone())
     };
     commands.lines().map(run).collect()

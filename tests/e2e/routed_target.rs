@@ -17,15 +17,15 @@ const SOURCE: &[&str] = &["--repl-diskless-sync-delay", "0"];
 const ENDPOINT: &[&str] = &["--target-kind", "endpoint"];
 
 /// Three servers behind a proxy that has two connections to each: what is sent to it at once has no order.
-struct Routed {
+pub(crate) struct Routed {
     servers: Vec<Server>,
-    port: u16,
+    pub(crate) port: u16,
     _dir: tempfile::TempDir,
     _proxy: Program,
 }
 
 impl Routed {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let servers = (0..3).map(|_| Server::start("redis-7.0", &[])).collect::<Result<Vec<_>>>()?;
         let (dir, port) = (tempfile::tempdir()?, free_port());
         let mut text = format!(

@@ -196,5 +196,6 @@ fn shard(assignment: &Assignment, beats: u64) -> ShardReport {
         status: Some(status),
         verify: None,
         switch_over: None,
+        guard_rules: None,
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use dts_common::error::{Code, Error, Result};
+use dts_common::error::{Code, Error, Result, Scope};
 use dts_proto::v1::{CheckResult, Figures, Severity};
 use futures_util::StreamExt as _;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
 use super::item::{CHECK, Found, Item, TEST};
-use super::{rights, server};
+use super::rates::{Ways, Writes};
+use super::{backlog, data, network, rights, room, server, target, traffic};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
@@ -27,9 +29,11 @@ pub(super) struct Shard<'a> {
     pub(super) source: Endpoint,
     pub(super) destination: Destination,
     /// How long to measure rates.
-    #[expect(dead_code, reason = "rates come with the next items")]
     pub(super) sample: Duration,
     pub(super) figures: Mutex<Figures>,
+    /// Measured by the first item that asks.
+    pub(super) writes: OnceCell<Writes>,
+    pub(super) ways: OnceCell<Ways>,
 }
 
 impl Shard<'_> {
@@ -40,6 +44,20 @@ impl Shard<'_> {
     /// The target, or any master of it.
     pub(super) async fn to(&self) -> Result<Client> {
         verify::client(&self.destination).await
+    }
+
+    /// Every server that holds keys of the target.
+    pub(super) async fn to_each(&self) -> Result<Vec<Client>> {
+        let mut clients = Vec::new();
+        for server in self.destination.servers().await? {
+            clients.push(Client::connect(&server, Side::Target).await?);
+        }
+        Ok(clients)
+    }
+
+    /// Notes what was measured.
+    pub(super) fn figure(&self, note: impl FnOnce(&mut Figures)) {
+        note(&mut self.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 }
 
@@ -60,7 +78,8 @@ pub(super) async fn look(job: &Job, test: bool, sample: Duration) -> (Vec<CheckR
     if test {
         return (results, figures);
     }
-    let shard = Shard { job, source, destination, sample, figures: Mutex::new(figures) };
+    let (figures, writes, ways) = (Mutex::new(figures), OnceCell::new(), OnceCell::new());
+    let shard = Shard { job, source, destination, sample, figures, writes, ways };
     let mut looks = Vec::new();
     for item in CHECK {
         looks.push(one(item, &shard));
@@ -78,13 +97,15 @@ async fn one(item: &Item, shard: &Shard<'_>) -> CheckResult {
 }
 
 async fn at(id: &str, shard: &Shard<'_>) -> Found {
-    if matches!(shard.destination, Destination::Routed(_)) && !id.starts_with("src.") {
+    let behind = !id.starts_with("src.") && !["dst.fence", "agent.disk"].contains(&id);
+    if matches!(shard.destination, Destination::Routed(_)) && behind {
         // Whoever routes hides what is behind; what can be known is looked at in VERIFYING, before anything is written.
         return Found::unknown("the target routes by itself: it is looked at when the task starts")
             .weighing(Severity::Informs);
     }
     match id {
-        "src.topology" => Found::gate(verify::whose(shard.job, &shard.destination).await.map(drop)),
+        "src.topology" => server::whole(shard, false).await,
+        "src.slots" => server::whole(shard, true).await,
         "id.distinct" => Found::gate(server::are_two(shard).await),
         "src.running" => server::runs(shard).await,
         "src.rights" => Found::asked(rights::of_source(shard).await),
@@ -94,6 +115,25 @@ async fn at(id: &str, shard: &Shard<'_>) -> Found {
         "kind.version" => server::versions_fit(shard).await,
         "dst.rights" => Found::asked(rights::of_target(shard).await),
         "dst.eviction" => server::eviction(shard).await,
+        "dst.accepts" => target::accepts(shard).await,
+        "dst.slots" => target::rests(shard).await,
+        "dst.writers" => target::others(shard).await,
+        "dst.fence" => target::fence(shard),
+        "dst.guard" => target::guard(shard).await,
+        "dst.memory" => room::target(shard).await,
+        "src.fork" => room::fork(shard).await,
+        "agent.disk" => room::disk(shard).await,
+        "src.failover" => traffic::failover(shard).await,
+        "src.modules" => traffic::modules(shard).await,
+        "src.cross_slot" => traffic::over_slots(shard).await,
+        "src.reserved" => data::reserved(shard).await,
+        "src.big_keys" => data::big_keys(shard).await,
+        "src.backlog" => backlog::lasts(shard).await,
+        "src.output_buffer" => backlog::output_buffer(shard).await,
+        "src.timeout" => backlog::timeout(shard).await,
+        "net.clocks" => network::clocks(shard).await,
+        "net.quality" => network::quality(shard).await,
+        "net.catch_up" => network::catches_up(shard).await,
         other => Found::unknown(format!("this agent does not know {other}")),
     }
 }
@@ -106,7 +146,7 @@ async fn reach_source(job: &Job, destination: Option<&Destination>) -> (Option<E
             (Kind::Sentinel(..) | Kind::Cluster, Some(destination)) => match verify::whose(job, destination).await {
                 Ok((at, ..)) => at,
                 // Reached, and not as it should be: that is an item of its own.
-                Err(error) if error.code.is_of_topology() => job.source.clone(),
+                Err(error) if error.code.is_of_topology() || is_of_target(&error) => job.source.clone(),
                 Err(error) => return Err(error),
             },
             _ => job.source.clone(),
@@ -137,6 +177,11 @@ fn told<T>(ended: Within<T>, [reach, auth]: [&Item; 2], begun: Instant) -> (Opti
         }
     };
     (reached, vec![first.result(reach, took), second.result(auth, took)])
+}
+
+/// Whose slots are whose the target knows too.
+pub(super) fn is_of_target(error: &Error) -> bool {
+    error.code.scope() == Scope::Target
 }
 
 fn is_of_login(code: Code) -> bool {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::item::{Found, TEST, may_pass_by_itself};
 use super::look::look;
 use crate::pipeline::Job;
+use crate::scratch;
 
 /// What this agent looks at.
 #[derive(Debug, Default)]
@@ -86,11 +87,13 @@ fn begin(job: Result<Job>, order: CheckOrder, id: &ShardId, changed: Arc<Notify>
         CheckReport { task_id: id.task.clone(), run: order.run, shard_index: id.index, ..CheckReport::default() };
     let (shown, cancel) = (Arc::new(Mutex::new(report)), CancellationToken::new());
     let (show, ends, asked) = (shown.clone(), cancel.clone(), order.clone());
+    let scratch = job.as_ref().map(|job| job.scratch.clone()).ok();
     let task = tokio::spawn(async move {
         tokio::select! {
             () = until_told(job, &asked, &show, &changed) => {}
             () = ends.cancelled() => {}
         }
+        scratch.iter().for_each(|dir| scratch::remove(dir));
     });
     Run { order, shown, cancel, task }
 }

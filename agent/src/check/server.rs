@@ -4,10 +4,22 @@ use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::Severity;
 
 use super::item::Found;
-use super::look::Shard;
+use super::look::{Shard, is_of_target};
 use crate::endpoint::Side;
 use crate::target::Destination;
 use crate::verify;
+
+/// The listed sources are all there is; `moving`: whether slots are on their way is the question, not the rest.
+pub(super) async fn whole(shard: &Shard<'_>, moving: bool) -> Found {
+    match verify::whose(shard.job, &shard.destination).await {
+        Err(error) if is_of_target(&error) => {
+            Found::unknown("what the target knows of the source's slots could not be read").weighing(Severity::Informs)
+        }
+        Err(error) if (error.code == Code::SourceResharded) == moving => Found::gate(Err(error)),
+        Err(_) if moving => Found::unknown("the source could not be looked at").weighing(Severity::Informs),
+        _ => Found::fine(),
+    }
+}
 
 /// Two, and neither follows the other.
 pub(super) async fn are_two(shard: &Shard<'_>) -> Result<()> {
@@ -35,8 +47,7 @@ pub(super) async fn runs(shard: &Shard<'_>) -> Found {
             return busy("is a replica whose link to its master is down");
         }
         if persistence.get("rdb_last_bgsave_status") == Some("err") {
-            let fix = "look at the source's log: directory, permissions, memory for a fork; then BGSAVE";
-            let failed = Found::bad("the source's last save failed: it may not be able to prepare a snapshot", fix);
+            let failed = Found::bad("the source's last save failed: it may not be able to prepare a snapshot");
             return Ok(failed.weighing(Severity::Warns));
         }
         let advice = "a master: to read one of its replicas would spare it";
@@ -96,9 +107,11 @@ pub(super) async fn versions_fit(shard: &Shard<'_>) -> Found {
             return Ok(Found::Failed(verify::downgrade(&source, &target).into()));
         }
         let unknown = verify::unknown_commands(&mut from, &mut to, &shard.job.selection).await;
-        let fix = "look at the list of what an older version cannot express (docs/versions.md)";
         Ok(match unknown {
-            Some(commands) => Found::bad(commands, fix).weighing(Severity::Warns),
+            Some(commands) => {
+                let fix = "look at the list of what an older version cannot express (docs/versions.md)";
+                Found::bad(commands).mended_by(fix).weighing(Severity::Warns)
+            }
             None => Found::Passed(format!("{source} to {target}, which is older: allowed")),
         })
     };
@@ -110,6 +123,6 @@ pub(super) async fn eviction(shard: &Shard<'_>) -> Found {
     let look = async { Ok(verify::eviction(&mut shard.to().await?).await) };
     Found::asked(look.await.map(|warning| match warning {
         None => Found::fine(),
-        Some(warning) => Found::bad(warning, "CONFIG SET maxmemory-policy noeviction on the target"),
+        Some(warning) => Found::bad(warning),
     }))
 }

@@ -101,7 +101,7 @@ pub async fn parts(topology: &Topology) -> Result<Vec<Part>> {
 
 /// A server, or the cluster that it is a node of.
 pub async fn whole(endpoint: &Endpoint, side: Side) -> Result<Destination> {
-    let mut client = Client::connect(endpoint, side).await?;
+    let mut client = Client::connect_named(endpoint, side).await?;
     let cluster = client.info("cluster").await?.get("cluster_enabled") == Some("1");
     let seed = || vec![endpoint.clone()];
     Ok(if cluster { Destination::Cluster(seed()) } else { Destination::Standalone(endpoint.clone()) })

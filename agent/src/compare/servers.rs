@@ -160,7 +160,7 @@ impl Servers {
 
 /// Reads as gently as the server lets us.
 async fn connect(endpoint: &Endpoint, side: Side) -> Result<Client> {
-    let mut client = Client::connect(endpoint, side).await?;
+    let mut client = Client::connect_named(endpoint, side).await?;
     // Each may be unknown: 7.2 knows the first, a cluster's replica needs the second, no other cares.
     client.ask(&[b"CLIENT", b"NO-TOUCH", b"ON"]).await?;
     client.ask(&[b"READONLY"]).await?;

@@ -4,6 +4,7 @@
 mod rate;
 mod replay;
 mod trail;
+mod trend;
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use dts_proto::v1::{Hop, Pace};
 use rate::Rate;
 pub use replay::{Keeps, replay};
 use trail::Trail;
+pub use trend::Trend;
 
 /// So much on its way is no queue.
 const IN_FLIGHT: u64 = 256 << 10;

@@ -14,6 +14,12 @@ use crate::endpoint::{Endpoint, Side};
 
 const WRITE: usize = 64 << 10;
 
+fn named() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    resp::command(&mut bytes, &[b"CLIENT", b"SETNAME", b"dts"]);
+    bytes
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     read: Replies,
@@ -40,6 +46,11 @@ impl Connection {
                 Some(user) => connection.call(&[b"AUTH", user.as_bytes(), password]).await?,
                 None => connection.call(&[b"AUTH", password]).await?,
             };
+        }
+        if !endpoint.routes {
+            // By its name nobody takes us for somebody else; where it may not be set that is all that is lost.
+            connection.send(&named()).await?;
+            connection.reply().await?;
         }
         Ok(connection)
     }

@@ -18,7 +18,7 @@ use crate::topology::{self, Kind, Owner};
 const REST_WITHIN: u32 = 600;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The nodes of a target cluster that were seen last, beside the spool.
-const NODES_FILE: &str = "target-nodes";
+pub const NODES_FILE: &str = "target-nodes";
 
 /// The target.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ mod writer;
 pub use applied::{Applied, Notes};
 pub use checkpoint::{Checkpoint, NOBODY, Phase, RESERVED_PREFIX, reserved_key};
 pub use claim::{claim, release};
-pub use destination::{Destination, Parts, remember, seeds};
+pub use destination::{Destination, NODES_FILE, Parts, remember, seeds};
 pub use writer::Writer;
 
 use crate::route::Chunk;

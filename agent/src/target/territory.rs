@@ -49,7 +49,7 @@ pub async fn take(
         Destination::Routed(_) => return Ok(()),
         Destination::Cluster(seeds) => return cluster::territory::take(seeds, shard, epoch, slots, afresh).await,
     };
-    let mut client = Client::connect(target, Side::Target).await?;
+    let mut client = Client::connect_named(target, Side::Target).await?;
     for _ in 0..RACES {
         let keys = (0..shards).flat_map(|index| {
             let id = ShardId { task: shard.task.clone(), index };

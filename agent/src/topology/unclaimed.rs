@@ -44,7 +44,7 @@ impl Others {
         (key, record): (&str, &str),
         keys: &[Vec<u8>],
     ) -> Result<u64> {
-        let mut to = Client::connect(target, Side::Target).await?;
+        let mut to = Client::connect_named(target, Side::Target).await?;
         let mut deleted = 0;
         let stands = |found: Option<&[u8]>| match found == Some(record.as_bytes()) {
             true => Ok(true),
@@ -73,7 +73,7 @@ impl Others {
             let owner = records.owner(slot)?;
             let mut to = match clients.remove(&owner.to_string()) {
                 Some(client) => client,
-                None => Client::connect(owner, Side::Target).await?,
+                None => Client::connect_named(owner, Side::Target).await?,
             };
             let stands = |found: Option<&[u8]>| records.may_clear(found, offset);
             for batch in keys.chunks(BATCH) {

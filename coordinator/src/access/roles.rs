@@ -32,7 +32,7 @@ impl fmt::Display for Role {
 }
 
 /// Methods that begin so change nothing.
-const LOOKS: [&str; 4] = ["Get", "List", "Watch", "Explain"];
+const LOOKS: [&str; 5] = ["Get", "List", "Watch", "Explain", "Plan"];
 
 type Named = HashMap<String, Role>;
 

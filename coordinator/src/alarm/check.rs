@@ -61,10 +61,6 @@ fn check_trigger(field: &str, trigger: &AlarmTrigger) -> Result<()> {
     let AlarmTrigger { threshold_seconds, threshold_bytes, .. } = trigger;
     match trigger.kind() {
         AlarmKind::Unspecified | AlarmKind::Test => wrong(format!("{field}.kind is missing, or no trigger")),
-        // Nothing in this version would ever raise them.
-        AlarmKind::ForeignWrites | AlarmKind::VerificationMismatch => {
-            wrong(format!("{field}.kind {} is not known to this version yet", trigger.kind().as_str_name()))
-        }
         AlarmKind::Lag if *threshold_seconds == 0 && *threshold_bytes == 0 => {
             wrong(format!("{field}: LAG needs threshold_seconds or threshold_bytes"))
         }

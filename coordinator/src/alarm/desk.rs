@@ -55,6 +55,13 @@ pub(super) struct Book {
 /// A message by what it is for.
 type Slot = (String, String);
 
+/// What there is at one moment.
+struct Seen {
+    tasks: Vec<Task>,
+    agents: Vec<Agent>,
+    differing: BTreeMap<String, u64>,
+}
+
 /// What the loop remembers between two rounds.
 #[derive(Default)]
 struct Work {
@@ -116,8 +123,12 @@ impl<S: Store> Alarms<S> {
                     let found = tokio::task::spawn_blocking(move || certificate::read(&files)).await;
                     work.certificates = found.unwrap_or_default();
                 }
-                let (tasks, agents) = (engine.list("").await, engine.agents().await);
-                if let Err(error) = self.look(&mut work, &tasks, &agents).await {
+                let seen = Seen {
+                    tasks: engine.list("").await,
+                    agents: engine.agents().await,
+                    differing: engine.differing().await,
+                };
+                if let Err(error) = self.look(&mut work, &seen).await {
                     tracing::warn!(%error, "alarms could not be stored");
                 }
             }
@@ -125,9 +136,10 @@ impl<S: Store> Alarms<S> {
         }
     }
 
-    async fn look(&self, work: &mut Work, tasks: &[Task], agents: &[Agent]) -> Result<()> {
+    async fn look(&self, work: &mut Work, seen: &Seen) -> Result<()> {
         let (now, instant) = (SystemTime::now(), Instant::now());
-        let world = World { tasks, agents, certificates: &work.certificates, now };
+        let Seen { tasks, agents, differing } = seen;
+        let world = World { tasks, agents, differing, certificates: &work.certificates, now };
         let mut guard = self.book.lock().await;
         let book = &mut *guard;
         let policies: Vec<AlarmPolicy> = book

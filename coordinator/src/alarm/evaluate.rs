@@ -1,5 +1,6 @@
 //! What holds now, of all that the policies name.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use dts_common::selection::glob;
@@ -16,6 +17,8 @@ const FIRST_REPORT: Duration = Duration::from_secs(5);
 pub(super) struct World<'a> {
     pub(super) tasks: &'a [Task],
     pub(super) agents: &'a [Agent],
+    /// Tasks whose last verification found differences, and its number.
+    pub(super) differing: &'a BTreeMap<String, u64>,
     /// Files and until when they are good.
     pub(super) certificates: &'a [(String, SystemTime)],
     pub(super) now: SystemTime,
@@ -71,7 +74,7 @@ pub(super) fn conditions(policies: &[AlarmPolicy], world: World<'_>) -> Vec<Cond
 
 /// True if an alarm that is on can neither be confirmed nor resolved now: the shards that it is about have not been heard yet.
 pub(super) fn is_unknown(alarm: &Alarm, world: World<'_>) -> bool {
-    let heard_only = matches!(alarm.kind(), AlarmKind::Lag | AlarmKind::Backlog);
+    let heard_only = matches!(alarm.kind(), AlarmKind::Lag | AlarmKind::Backlog | AlarmKind::ForeignWrites);
     let task = world.tasks.iter().find(|task| task.id == alarm.task_id);
     heard_only && task.is_some_and(|task| runs(task) && task.shards.iter().any(|shard| shard.status.is_none()))
 }
@@ -96,7 +99,7 @@ fn tasks<'a>(
     world: World<'a>,
 ) -> impl Iterator<Item = Condition> + 'a {
     world.tasks.iter().filter(|task| selects(policy.tasks.as_ref(), task)).filter_map(move |task| {
-        let (need, message) = of_task(trigger, task)?;
+        let (need, message) = of_task(trigger, task, world)?;
         let hold = Duration::from_secs(trigger.for_seconds.into());
         let degraded = trigger.kind() == AlarmKind::Degraded;
         Some(Condition {
@@ -115,7 +118,7 @@ fn without_detail(reason: Reason) -> Reason {
     Reason { message: String::new(), ..reason }
 }
 
-fn of_task(trigger: &AlarmTrigger, task: &Task) -> Option<(AlarmNeed, String)> {
+fn of_task(trigger: &AlarmTrigger, task: &Task, world: World<'_>) -> Option<(AlarmNeed, String)> {
     let code = task.reason.as_ref().map(|reason| format!(": {}", reason.code)).unwrap_or_default();
     let state = task.state().as_str_name();
     let (need, message) = match trigger.kind() {
@@ -131,6 +134,11 @@ fn of_task(trigger: &AlarmTrigger, task: &Task) -> Option<(AlarmNeed, String)> {
         AlarmKind::Lag if runs(task) => (AlarmNeed::WillRetry, lag(trigger, task)?),
         AlarmKind::Backlog if runs(task) => (AlarmNeed::NeedsYou, backlog(trigger, task)?),
         AlarmKind::Degraded if runs(task) => (AlarmNeed::WillRetry, degraded(task)?),
+        AlarmKind::ForeignWrites if runs(task) => (AlarmNeed::NeedsYou, foreign_writes(task)?),
+        AlarmKind::VerificationMismatch => {
+            let number = world.differing.get(&task.id)?;
+            (AlarmNeed::NeedsYou, format!("verification {number} found that source and target differ"))
+        }
         _ => return None,
     };
     Some((need, message))
@@ -162,6 +170,13 @@ fn backlog(trigger: &AlarmTrigger, task: &Task) -> Option<String> {
         "the source's backlog of shard {index} loses the position in {} s: raise repl-backlog-size on the source, or make the target faster",
         left / 1000
     ))
+}
+
+/// The addresses of clients are not secrets; their keys are, and no one sees those here.
+fn foreign_writes(task: &Task) -> Option<String> {
+    let guard = task.shards.iter().find_map(|shard| shard.status.as_ref()?.guard.as_ref())?;
+    let by = guard.foreign_clients.join(", ");
+    guard.recent.then(|| format!("somebody else writes to the target ({} writes so far; {by})", guard.foreign_writes))
 }
 
 fn degraded(task: &Task) -> Option<String> {
@@ -222,9 +237,15 @@ fn elsewhere(policy: &AlarmPolicy, trigger: &AlarmTrigger, about: &str, message:
 
 #[cfg(test)]
 mod tests {
-    use dts_proto::v1::{Hop, Shard, ShardStatus, TaskSpec};
+    use dts_proto::v1::{GuardStatus, Hop, Shard, ShardStatus, TaskSpec};
 
     use super::*;
+
+    static NONE: BTreeMap<String, u64> = BTreeMap::new();
+
+    fn nothing() -> World<'static> {
+        World { tasks: &[], agents: &[], differing: &NONE, certificates: &[], now: SystemTime::now() }
+    }
 
     fn policy(kind: AlarmKind, threshold_seconds: u32) -> AlarmPolicy {
         let trigger = AlarmTrigger { kind: kind.into(), threshold_seconds, ..AlarmTrigger::default() };
@@ -248,7 +269,7 @@ mod tests {
 
     fn holds(policy: &AlarmPolicy, task: &Task) -> Vec<Condition> {
         let tasks = [task.clone()];
-        let world = World { tasks: &tasks, agents: &[], certificates: &[], now: SystemTime::now() };
+        let world = World { tasks: &tasks, ..nothing() };
         conditions(std::slice::from_ref(policy), world)
     }
 
@@ -313,6 +334,30 @@ mod tests {
     }
 
     #[test]
+    fn writes_of_others_are_told_while_they_are_news_and_differences_until_another_verification() {
+        let mut of = task(TaskState::IncrSync, Some(Pace::default()));
+        let policy_of = |kind| policy(kind, 0);
+        assert!(holds(&policy_of(AlarmKind::ForeignWrites), &of).is_empty());
+        let guard = GuardStatus {
+            foreign_writes: 3,
+            recent: true,
+            foreign_clients: vec!["10.0.0.9:5 (set)".into()],
+            ..GuardStatus::default()
+        };
+        of.shards[0].status.as_mut().unwrap().guard = Some(guard.clone());
+        let found = holds(&policy_of(AlarmKind::ForeignWrites), &of);
+        assert!(found[0].message.contains("3 writes") && found[0].message.contains("10.0.0.9:5"), "{found:?}");
+        of.shards[0].status.as_mut().unwrap().guard = Some(GuardStatus { recent: false, ..guard });
+        assert!(holds(&policy_of(AlarmKind::ForeignWrites), &of).is_empty());
+        let (tasks, differing) = ([of], BTreeMap::from([("t".to_owned(), 4)]));
+        let world = World { tasks: &tasks, differing: &differing, ..nothing() };
+        let found = conditions(&[policy_of(AlarmKind::VerificationMismatch)], world);
+        assert!(found[0].message.contains("verification 4") && found[0].need == AlarmNeed::NeedsYou, "{found:?}");
+        let equal = World { differing: &NONE, ..world };
+        assert!(conditions(&[policy_of(AlarmKind::VerificationMismatch)], equal).is_empty());
+    }
+
+    #[test]
     fn agents_and_certificates_are_not_about_tasks() {
         let now = SystemTime::now();
         let agents = [
@@ -322,7 +367,7 @@ mod tests {
         ];
         let day = Duration::from_secs(86_400);
         let certificates = [("a.pem".to_owned(), now + 20 * day), ("b.pem".to_owned(), now - day)];
-        let world = World { tasks: &[], agents: &agents, certificates: &certificates, now };
+        let world = World { agents: &agents, certificates: &certificates, now, ..nothing() };
         let lost = conditions(&[policy(AlarmKind::AgentLost, 0)], world);
         assert_eq!(lost.iter().map(|found| found.key.about.as_str()).collect::<Vec<_>>(), ["gone"]);
         let expiring = conditions(&[policy(AlarmKind::Certificate, 30 * 86_400)], world);
@@ -335,7 +380,7 @@ mod tests {
     #[test]
     fn a_shard_that_nobody_has_heard_yet_neither_raises_a_lag_nor_ends_one() {
         let silent = [task(TaskState::IncrSync, None)];
-        let world = World { tasks: &silent, agents: &[], certificates: &[], now: SystemTime::now() };
+        let world = World { tasks: &silent, ..nothing() };
         let alarm = Alarm { kind: AlarmKind::Lag.into(), task_id: "t".into(), ..Alarm::default() };
         assert!(is_unknown(&alarm, world));
         assert!(conditions(&[policy(AlarmKind::Lag, 1)], world).is_empty());

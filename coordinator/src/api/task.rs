@@ -8,9 +8,10 @@ use dts_proto::v1::{
     AbortCompletionRequest, AcknowledgeRequest, CancelCheckRequest, CancelTaskRequest, CheckKind, CheckRun,
     CloneTaskRequest, CompleteTaskRequest, CreateTaskRequest, DeleteTaskRequest, DeleteTaskResponse,
     ExplainTaskRequest, Explanation, GetCheckRequest, GetTaskRequest, ListChecksRequest, ListChecksResponse,
-    ListTaskEventsRequest, ListTaskEventsResponse, ListTasksRequest, ListTasksResponse, PauseTaskRequest,
-    ResumeTaskRequest, ResyncTaskRequest, RetryTaskRequest, RunCheckRequest, ScheduleTaskRequest, StartTaskRequest,
-    Task, TaskAction, TestConnectivityRequest, UnscheduleTaskRequest, UpdateTaskRequest, WatchTaskRequest,
+    ListTaskEventsRequest, ListTaskEventsResponse, ListTasksRequest, ListTasksResponse, PauseTaskRequest, Plan,
+    PlanTaskRequest, ResumeTaskRequest, ResyncTaskRequest, RetryTaskRequest, RunCheckRequest, ScheduleTaskRequest,
+    StartTaskRequest, Task, TaskAction, TestConnectivityRequest, UnscheduleTaskRequest, UpdateTaskRequest,
+    WatchTaskRequest,
 };
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -206,6 +207,10 @@ impl<S: Store> TaskService for Operator<S> {
 
     async fn explain_task(&self, request: Request<ExplainTaskRequest>) -> Answer<Explanation> {
         engine(&self.seat)?.0.explain(&request.into_inner().id).await.map(Response::new).map_err(status)
+    }
+
+    async fn plan_task(&self, request: Request<PlanTaskRequest>) -> Answer<Plan> {
+        engine(&self.seat)?.0.plan(&request.into_inner().id).await.map(Response::new).map_err(status)
     }
 
     async fn list_task_events(&self, request: Request<ListTaskEventsRequest>) -> Answer<ListTaskEventsResponse> {

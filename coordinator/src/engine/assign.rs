@@ -48,11 +48,11 @@ pub(super) struct Moves {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refused {
     /// Nobody runs it.
-    nowhere: bool,
+    pub(super) nowhere: bool,
     /// Why no other agent takes it, of the first of them.
     pub(super) whys: Vec<Refusal>,
     /// So many others neither.
-    more: usize,
+    pub(super) more: usize,
 }
 
 struct Leaving {
@@ -384,6 +384,7 @@ pub(super) fn assignment(task_id: &str, spec: &TaskSpec, shard: &Shard) -> Assig
         db_map: spec.db_map.clone(),
         on_flush: spec.on_flush,
         continue_only: !spec.way_back_of.is_empty(),
+        target_guard: spec.target_guard,
         ..Assignment::default()
     }
 }

@@ -5,16 +5,17 @@ use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{
-    AcknowledgeRequest, Acknowledgement, Assignment, CheckKind, CheckOrder, CheckOutcome, CheckReport, CheckResult,
-    CheckRun, CheckState, Severity, Shard, Task, TaskAction, TaskSpec, TaskState,
+    AcknowledgeRequest, Acknowledgement, Assignment, CheckKind, CheckOrder, CheckReport, CheckResult, CheckRun,
+    CheckState, Shard, Task, TaskAction, TaskSpec, TaskState,
 };
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::assign::assignment;
+use super::assign::{Refused, assignment, no_agent};
 use super::{Engine, Held, World, answer, not_found};
+use crate::placement;
 use crate::store::{Store, Transaction};
-use crate::task::{self, Seen, Stored, directive, unchecked};
+use crate::task::{self, Seen, Stored, directive, own, unchecked};
 
 /// An agent that says nothing for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -220,7 +221,7 @@ impl<S: Store> Engine<S> {
         // Who starts waits for an agent to come, as a start always did.
         let waits = held.stored.start_when_passed;
         let now = Instant::now();
-        let late = !waits && *held.deadline.get_or_insert(now + SILENCE) <= now;
+        let late = !waits && (is_barred(held) || *held.deadline.get_or_insert(now + SILENCE) <= now);
         if !late && !held.all_have_looked() {
             return Ok(false);
         }
@@ -234,12 +235,17 @@ impl<S: Store> Engine<S> {
         let before = std::mem::take(&mut run.items);
         // Only those of the agents that hold the shards count.
         run.set_state(CheckState::Passed);
-        let mut own = missing(held);
+        let spec = held.task().spec.unwrap_or_default();
+        let refused = no_agent(&held.task(), &held.refusals).map(|reason| reason.message);
+        let mut own: Vec<CheckResult> = own::answers(&silent(held)).into_iter().collect();
+        own.push(own::region(&spec, refused));
         held.collect(&mut run, Vec::new(), &[]);
-        if run.kind() == CheckKind::Check {
+        let checks = run.kind() == CheckKind::Check;
+        if checks {
             let others = world.tasks.iter().filter(|(of, _)| *of != id).map(|(_, held)| &held.stored);
             let stored = Stored { run: Some(run.clone()), ..held.stored.clone() };
-            own.push(alone(task::conflict(&stored, others)));
+            own.push(own::alone(task::conflict(&stored, others)));
+            own.extend(own::memory(&run.figures));
         }
         held.collect(&mut run, own, &before);
         let failure = task::failure(&run);
@@ -249,6 +255,9 @@ impl<S: Store> Engine<S> {
         let (starts, all) = (held.stored.start_when_passed, held.stored.acknowledge_all);
         let Some(held) = world.tasks.get_mut(id) else { return Ok(()) };
         held.end_run(run.state());
+        if checks {
+            held.stored.replan(task::make_plan(&run, spec.limits.unwrap_or_default()));
+        }
         held.stored.run = Some(run);
         held.stored.tested |= passed;
         let state = held.task().state();
@@ -342,40 +351,19 @@ pub(super) fn take_upon(held: &mut Held, items: &[String], by: &str, reason: &st
     Ok(())
 }
 
-/// Shards whose agents never said that they were done.
-fn missing(held: &Held) -> Vec<CheckResult> {
-    let done =
-        |shard: &Shard| held.seen.get(&(shard.agent_id.clone(), shard.index)).is_some_and(|seen| seen.report.done);
-    let silent: Vec<String> =
-        held.task().shards.iter().filter(|shard| !done(shard)).map(|shard| shard.index.to_string()).collect();
-    if silent.is_empty() {
-        return Vec::new();
-    }
-    let code = Code::NoAgent;
-    vec![CheckResult {
-        id: "agent.answers".into(),
-        title: "an agent looked at every shard".into(),
-        severity: Severity::Blocks.into(),
-        outcome: CheckOutcome::Failed.into(),
-        code: code.as_str().into(),
-        message: format!("no agent has answered for shard {}", silent.join(", ")),
-        fix: code.fix().into(),
-        took_ms: 0,
-    }]
+/// Agents are there, and none of them may take a shard: waiting for one helps nobody who asked for a check.
+fn is_barred(held: &Held) -> bool {
+    // One that is gone may come back.
+    let gone = placement::Why::Gone.to_string();
+    let for_good = |refused: &Refused| {
+        refused.more == 0 && !refused.whys.is_empty() && refused.whys.iter().all(|found| found.why != gone)
+    };
+    held.refusals.values().any(|refused| refused.nowhere && for_good(refused))
 }
 
-/// One task an instance.
-fn alone(conflict: Result<()>) -> CheckResult {
-    let error = conflict.err();
-    let outcome = if error.is_some() { CheckOutcome::Failed } else { CheckOutcome::Passed };
-    CheckResult {
-        id: "task.alone".into(),
-        title: "no other task that runs has one of the servers".into(),
-        severity: Severity::Blocks.into(),
-        outcome: outcome.into(),
-        code: error.as_ref().map(|error| error.code.as_str().to_owned()).unwrap_or_default(),
-        fix: error.as_ref().map(|error| error.code.fix().to_owned()).unwrap_or_default(),
-        message: error.map(|error| error.message).unwrap_or_default(),
-        took_ms: 0,
-    }
+/// Shards whose agents never said that they were done.
+fn silent(held: &Held) -> Vec<u32> {
+    let done =
+        |shard: &Shard| held.seen.get(&(shard.agent_id.clone(), shard.index)).is_some_and(|seen| seen.report.done);
+    held.task().shards.iter().filter(|shard| !done(shard)).map(|shard| shard.index).collect()
 }

@@ -5,14 +5,14 @@ use std::time::SystemTime;
 use dts_common::error::{Code, Error, Result};
 use dts_common::telemetry::traceparent;
 use dts_proto::v1::{
-    self, CheckKind, CheckState, Explanation, ListTaskEventsResponse, Schedule, Shard, ShardPhase, Task, TaskAction,
-    TaskSpec, TaskState,
+    self, CheckKind, CheckState, Explanation, ListTaskEventsResponse, Plan, Schedule, Shard, ShardPhase, Task,
+    TaskAction, TaskSpec, TaskState,
 };
 use jiff::Timestamp;
 
 use super::checking::take_upon;
-use super::{Engine, Held, World, answer, not_found};
-use crate::store::{Store, Transaction};
+use super::{Engine, Held, World, answer, lost_race, mirror, not_found};
+use crate::store::{MOST_WRITES, Store, Transaction};
 use crate::task::{self, occupies, unchecked};
 
 /// An error as a task shows it.
@@ -32,7 +32,9 @@ pub(super) fn prepare(held: &mut Held, action: TaskAction) {
     use TaskAction as A;
     let name = action.as_str_name().trim_start_matches("TASK_ACTION_").to_lowercase().replace('_', " ");
     held.stored.note(format!("{name} was asked for"), None);
-    if matches!(action, A::Start | A::Resume | A::Pause | A::Retry | A::Resync | A::Abort) {
+    // What somebody claimed after us is ours to remove only under an epoch after theirs.
+    let takes_back = matches!(action, A::Cancel | A::Delete) && held.task().state() == TaskState::Failed;
+    if takes_back || matches!(action, A::Start | A::Resume | A::Pause | A::Retry | A::Resync | A::Abort) {
         // A new beginning is a new epoch.
         held.task_mut().shards.iter_mut().for_each(|shard| shard.agent_id.clear());
     }
@@ -129,6 +131,39 @@ impl<S: Store> Engine<S> {
         world.tasks.get(id).map(answer).ok_or_else(|| not_found(id))
     }
 
+    /// Nothing of it is left in the store.
+    pub(super) async fn forget(&self, world: &mut World, id: &str) -> Result<Task> {
+        let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
+        let key = format!("task/{id}");
+        let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
+        writes.extend(held.stored.locks.iter().map(|lock| (lock.clone(), None)));
+        writes.extend([(key.clone(), None), (mirror::key(id), None)]);
+        writes.extend(Self::deletes_of_runs(held));
+        let epochs: Vec<_> =
+            held.view().shards.iter().map(|shard| (format!("epoch/{id}/{}", shard.index), None)).collect();
+        let delete = Transaction { compares: vec![(key, held.revision)], writes, ..Transaction::default() };
+        held.unsure = true;
+        for some in epochs.chunks(MOST_WRITES) {
+            let writes = Transaction { writes: some.to_vec(), ..Transaction::default() };
+            self.store.commit(writes).await?.ok_or_else(lost_race)?;
+        }
+        self.store.commit(delete).await?.ok_or_else(lost_race)?;
+        let gone = answer(held);
+        world.tasks.remove(id);
+        self.changed.send_modify(|count| *count += 1);
+        Ok(gone)
+    }
+
+    /// Tasks that were to be deleted, once nothing of ours is left elsewhere.
+    pub(super) async fn forget_deleted(&self, world: &mut World) -> Result<()> {
+        let over = |held: &Held| held.stored.deleting && held.task().state() == TaskState::Cancelled && !held.unsure;
+        let ids: Vec<String> = world.tasks.iter().filter(|(_, held)| over(held)).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.forget(world, &id).await?;
+        }
+        Ok(())
+    }
+
     /// Starts what is due, however late.
     pub(super) async fn start_due(&self, world: &mut World) -> Result<()> {
         let now = prost_types::Timestamp::from(SystemTime::now());
@@ -169,6 +204,7 @@ impl<S: Store> Engine<S> {
         let shards = (0..spec.sources.len())
             .map(|index| Shard { index: u32::try_from(index).unwrap_or(u32::MAX), ..Shard::default() });
         held.statuses.clear();
+        held.stored.replan(None);
         let tested = held.stored.tested;
         let changed = held.task_mut();
         changed.shards = shards.collect();
@@ -200,6 +236,29 @@ impl<S: Store> Engine<S> {
     /// Why a task is where it is.
     pub async fn explain(&self, id: &str) -> Result<Explanation> {
         Ok(task::explain(&self.get(id).await?))
+    }
+
+    /// What the last check says of the copy.
+    pub async fn plan(&self, id: &str) -> Result<Plan> {
+        let unchecked = "no check of this task has come to an end yet: check it first";
+        self.get(id).await?.plan.ok_or_else(|| Error::new(Code::ActionNotAllowed, unchecked))
+    }
+
+    /// Keeps what becomes known of the copy.
+    pub(super) async fn watch_copy(&self, held: &mut Held) -> Result<()> {
+        let streams = |shard: &Shard| {
+            held.statuses.get(&shard.index).is_some_and(|status| status.phase() == ShardPhase::Streaming)
+        };
+        let ready = held
+            .stored
+            .task
+            .as_ref()
+            .is_some_and(|task| task.state() == TaskState::IncrSync && task.shards.iter().all(streams));
+        let statuses: Vec<&v1::ShardStatus> = held.statuses.values().collect();
+        if held.stored.watch_copy(&statuses, ready) && !held.unsure {
+            self.save(held).await?;
+        }
+        Ok(())
     }
 
     /// What happened to it.

@@ -47,6 +47,8 @@ struct Run {
     resync: bool,
     verify: Option<VerifyOrder>,
     switch_over: Option<SwitchOverOrder>,
+    /// Sealed, as it is stored.
+    guard: String,
 }
 
 /// A server: a source, or the target.
@@ -95,6 +97,7 @@ impl<S: Store> Engine<S> {
                         resync: held.stored.resync.contains(&shard.index),
                         verify: held.runs.order(shard.index, shard.epoch),
                         switch_over: switch_order(task, shard),
+                        guard: if shard.index == 0 { held.stored.guard.clone() } else { String::new() },
                     });
                 }
             }
@@ -174,6 +177,7 @@ impl<S: Store> Engine<S> {
             resync: held.stored.resync.contains(&shard.index),
             verify: held.runs.order(shard.index, shard.epoch),
             switch_over: switch_order(held.view(), shard),
+            guard_rules: if shard.index == 0 { self.guard_rules(held)? } else { None },
             ..assignment(&held.id, spec, shard)
         }))
     }

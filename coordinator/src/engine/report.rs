@@ -1,5 +1,7 @@
 //! What agents report, and what follows from it.
 
+use std::collections::BTreeSet;
+
 use dts_common::error::Result;
 use dts_proto::v1::{Report, ShardReport, ShardStatus, TaskState};
 
@@ -15,12 +17,19 @@ impl<S: Store> Engine<S> {
         let World { tasks, agents, moves, .. } = &mut *world;
         let mut news = agents.get_mut(agent_id).is_some_and(|session| session.report(&report, moves.looks_at_ways()));
         news |= moves.reported(tasks, agent_id, &report);
+        let of: BTreeSet<String> = report.shards.iter().map(|shard| shard.task_id.clone()).collect();
         for shard in report.shards {
             let Some(held) = tasks.get_mut(&shard.task_id) else { continue };
             if held.takes(&shard, agent_id) {
                 news |= self.take_status(held, shard).await?;
             }
         }
+        for id in of {
+            if let Some(held) = tasks.get_mut(&id) {
+                self.watch_copy(held).await?;
+            }
+        }
+        self.forget_deleted(&mut world).await?;
         news |= self.take_checks(&mut world, agent_id, report.checks).await?;
         self.changed.send_modify(|count| *count += 1);
         if news { self.reconcile(&mut world).await } else { Ok(()) }
@@ -33,6 +42,7 @@ impl<S: Store> Engine<S> {
         let before = (held.revision, held.stored.resync.len(), ordered(held));
         self.take_verification(held, &mut shard).await?;
         self.take_switch(held, &mut shard);
+        self.take_guard(held, &mut shard).await?;
         let code = |status: &ShardStatus| status.reason.as_ref().map(|reason| reason.code.clone());
         let status = shard.status.unwrap_or_default();
         let now = (status.phase, code(&status), cut_off(&status));

@@ -106,7 +106,7 @@ impl<S: Store> Engine<S> {
     /// Every step that is possible now.
     pub(super) async fn settle_switch(&self, held: &mut Held) -> Result<()> {
         while !held.unsure {
-            let Some(switch) = held.task().switch_over else { return Ok(()) };
+            let Some(switch) = held.view().switch_over.clone() else { return Ok(()) };
             note_gaps(held);
             match switch::next(&switch, &seen(held, &switch)) {
                 Next::Wait if is_new(held) => return self.save(held).await,
@@ -241,13 +241,11 @@ pub(super) fn is_finished(held: &Held) -> bool {
 
 /// Tasks of ways back that were never begun, and whose time has come.
 pub(super) fn to_start(tasks: &BTreeMap<String, Held>) -> Vec<String> {
-    let done = |held: &&Held| {
-        let switch = held.task().switch_over.unwrap_or_default();
-        switch.phase() == SwitchOverPhase::Done && !switch.way_back_task_id.is_empty()
-    };
-    let back = |held: &Held| tasks.get(&held.task().switch_over?.way_back_task_id);
-    let waits = |held: &&Held| held.task().state() == TaskState::Created && held.stored.run.is_none() && !held.unsure;
-    tasks.values().filter(done).filter_map(back).filter(waits).map(|held| held.task().id).collect()
+    let switched = tasks.values().filter_map(|held| held.view().switch_over.as_ref());
+    let done = |switch: &&SwitchOver| switch.phase() == SwitchOverPhase::Done && !switch.way_back_task_id.is_empty();
+    let back = |switch: &SwitchOver| tasks.get(&switch.way_back_task_id);
+    let waits = |held: &&Held| held.view().state() == TaskState::Created && held.stored.run.is_none() && !held.unsure;
+    switched.filter(done).filter_map(back).filter(waits).map(|held| held.view().id.clone()).collect()
 }
 
 fn closed_by(held: &Held) -> Vec<ClosedUser> {

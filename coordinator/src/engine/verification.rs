@@ -1,5 +1,6 @@
 //! Verification runs of tasks, and completions that wait for one.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
@@ -100,6 +101,18 @@ impl<S: Store> Engine<S> {
         let world = self.world.lock().await;
         let held = world.tasks.get(id).ok_or_else(|| not_found(id))?;
         Ok(held.runs.all().iter().map(shown).collect())
+    }
+
+    /// Tasks that go on though their last verification found differences, and its number.
+    pub async fn differing(&self) -> BTreeMap<String, u64> {
+        let world = self.world.lock().await;
+        let differs = |(id, held): (&String, &Held)| {
+            let state = held.stored.task.as_ref().map(Task::state)?;
+            let over = matches!(state, TaskState::Completed | TaskState::Cancelled);
+            let run = last_ended(held).filter(|run| !over && run.outcome() == VerifyOutcome::Differs)?;
+            Some((id.clone(), run.number))
+        };
+        world.tasks.iter().filter_map(differs).collect()
     }
 
     /// A page of differences, and where the next begins.
@@ -254,7 +267,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The same for all tasks; called as the time goes on.
-    pub(super) async fn settle_completions(&self, tasks: &mut std::collections::BTreeMap<String, Held>) -> Result<()> {
+    pub(super) async fn settle_completions(&self, tasks: &mut BTreeMap<String, Held>) -> Result<()> {
         for held in tasks.values_mut() {
             self.settle_completion(held).await?;
         }
@@ -262,11 +275,16 @@ impl<S: Store> Engine<S> {
     }
 }
 
-/// What stands against a completion without a verification.
-fn objections(held: &Held) -> Vec<String> {
+/// The last run that looked at everything.
+fn last_ended(held: &Held) -> Option<&Verification> {
     // A repair looks at what it repaired only.
     let ended = |run: &&Verification| run.state() == VerifyState::Done && run.spec.unwrap_or_default().repair_of == 0;
-    match held.runs.all().iter().rev().find(ended) {
+    held.runs.all().iter().rev().find(ended)
+}
+
+/// What stands against a completion without a verification.
+fn objections(held: &Held) -> Vec<String> {
+    match last_ended(held) {
         Some(run) if run.outcome() == VerifyOutcome::Differs => {
             vec![format!("verification {} found differences", run.number)]
         }

@@ -4,7 +4,9 @@ mod check;
 mod explain;
 mod history;
 mod lock;
+pub mod own;
 mod pace;
+mod plan;
 mod schedule;
 mod spec;
 mod tls;
@@ -18,6 +20,7 @@ pub use check::{
 };
 pub use explain::{explain, meaning};
 pub use lock::{conflict, keys as locks};
+pub use plan::make as make_plan;
 pub use schedule::parse as parse_schedule;
 pub use spec::{check_complete, check_spec};
 pub use totals::totals;
@@ -78,6 +81,24 @@ pub struct Stored {
     /// Keys of the store that keep its servers for this task.
     #[prost(string, repeated, tag = "79")]
     pub locks: Vec<String>,
+    /// What the last check says of the copy, and what became of it.
+    #[prost(message, optional, tag = "120")]
+    pub plan: Option<v1::Plan>,
+    /// When the copy began, and when it was done.
+    #[prost(message, optional, tag = "121")]
+    pub copy_begun: Option<prost_types::Timestamp>,
+    /// See `copy_begun`.
+    #[prost(message, optional, tag = "122")]
+    pub copied: Option<prost_types::Timestamp>,
+    /// The most that the spools held together until then.
+    #[prost(uint64, tag = "123")]
+    pub spool_peak: u64,
+    /// What users of the target were allowed before the task took it from them, sealed; empty: nothing was taken.
+    #[prost(string, tag = "124")]
+    pub guard: String,
+    /// CANCELLING: it is to be forgotten when that is done.
+    #[prost(bool, tag = "125")]
+    pub deleting: bool,
 }
 
 impl Stored {

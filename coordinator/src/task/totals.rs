@@ -13,7 +13,10 @@ pub fn totals(task: &Task) -> Totals {
         let stream = status.stream.clone().unwrap_or_default();
         let spool = status.spool.unwrap_or_default();
         sums.source_keys += status.source_keys;
-        sums.target_keys = sums.target_keys.max(status.target_keys);
+        sums.source_keys_change += status.source_keys_change;
+        if status.target_keys >= sums.target_keys {
+            (sums.target_keys, sums.target_keys_change) = (status.target_keys, status.target_keys_change);
+        }
         sums.snapshot_received_bytes += snapshot.received_bytes;
         sums.snapshot_total_bytes += snapshot.total_bytes;
         sums.snapshot_applied_bytes += snapshot.applied_bytes;

@@ -73,6 +73,7 @@ pub fn requested(state: TaskState, past: Past, action: TaskAction) -> Option<Tas
         A::Complete => S::Completing,
         A::Cancel if past.ran => S::Cancelling,
         A::Cancel => S::Cancelled,
+        A::Delete if state == S::Failed && past.ran => S::Cancelling,
         A::Update | A::Test | A::Acknowledge | A::Clone | A::Delete | A::Unspecified => state,
     })
 }
@@ -323,6 +324,8 @@ mod tests {
     fn the_past_decides_where_cancel_resume_and_an_edit_lead() {
         let ran = Past { ran: true, ..Past::default() };
         assert_eq!(requested(S::Paused, ran, A::Cancel), Some(S::Cancelling));
+        assert_eq!(requested(S::Failed, ran, A::Delete), Some(S::Cancelling));
+        assert_eq!(requested(S::Cancelled, ran, A::Delete), Some(S::Cancelled));
         let completing = Past { completing: true, ..ran };
         assert_eq!(requested(S::NeedsDecision, completing, A::Resume), Some(S::Completing));
         let tested = Past { tested: true, ..Past::default() };

@@ -70,6 +70,7 @@ pub fn edit(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<()
             "cross_slot" => changed.cross_slot = from.cross_slot,
             "topology" => changed.topology = from.topology,
             "share_sources" => changed.share_sources = from.share_sources,
+            "target_guard" => changed.target_guard = from.target_guard,
             _ => update(&mut changed, &from, std::slice::from_ref(path))?,
         }
     }

@@ -1,7 +1,7 @@
 //! Filters, maps of databases, policies: judged by an oracle that applies the filter itself.
 
 mod flush;
-mod module;
+pub(crate) mod module;
 mod traffic;
 
 use std::path::Path;

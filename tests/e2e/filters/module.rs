@@ -11,7 +11,7 @@ use super::QUICK;
 use crate::{state, until};
 
 /// `PROBE.PUT key value` sets a string and replicates itself. What it uses of the module interface is declared here.
-const SOURCE: &str = r#"
+pub(crate) const SOURCE: &str = r#"
 #include <stddef.h>
 typedef struct Ctx Ctx; typedef struct Str Str; typedef struct Reply Reply;
 typedef int (*Command)(Ctx *, Str **, int);

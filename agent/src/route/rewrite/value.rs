@@ -7,7 +7,7 @@ use super::{Command, Rewriter};
 use crate::route::out::Out;
 
 impl Rewriter {
-    fn set_at(&self, key: &[u8], value: &[u8], at: &str, out: &mut Out) {
+    pub(super) fn set_at(&self, key: &[u8], value: &[u8], at: &str, out: &mut Out) {
         if self.dialect.version.at_least(6, 2) {
             out.command(&[b"SET", key, value, b"PXAT", at.as_bytes()]);
         } else {
@@ -35,7 +35,7 @@ impl Rewriter {
         Some(())
     }
 
-    fn set_keeping_ttl(&self, key: &[u8], value: &[u8], out: &mut Out) {
+    pub(super) fn set_keeping_ttl(&self, key: &[u8], value: &[u8], out: &mut Out) {
         // To the millisecond: before 6.0 nothing says it in one command.
         const BY_SCRIPT: &[u8] = b"local t = redis.call('PTTL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[1]) \
             if t > 0 then redis.call('PEXPIRE', KEYS[1], t) end";
