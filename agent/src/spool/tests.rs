@@ -112,7 +112,8 @@ fn it_is_not_rewound_over_a_snapshot_that_waits_and_empty_when_begun_anew() {
     writer.put(Record::SnapshotBegin { history: Some(history), offset: 50, size: None }).unwrap();
     writer.put(Record::SnapshotEnd).unwrap();
     assert!(!spool.covers(&at(0)));
-    (reader.try_next().unwrap(), reader.try_next().unwrap());
+    reader.try_next().unwrap();
+    reader.try_next().unwrap();
     assert!(spool.covers(&at(50)) && !spool.covers(&at(0)));
     let (_writer, mut reader) = spool.begin(Some(&at(0))).unwrap();
     assert_eq!((reader.try_next().unwrap(), spool.covers(&at(50))), (None, false));

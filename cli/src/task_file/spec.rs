@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dts_proto::v1::{
     BorderPolicy, CrossSlot, Endpoint, Filter, FlushPolicy, Limits, Mode, Ring, RingServer, SourceKind, Strays,
-    TaskSpec, Topology,
+    TargetGuard, TaskSpec, Topology,
 };
 
 use super::reader::{Fields, Reader};
@@ -24,6 +24,7 @@ pub(super) const TASK: &[&str] = &[
     "on_cross_slot",
     "allow_downgrade",
     "share_sources",
+    "target_guard",
     "limits",
 ];
 pub(super) const SOURCE: &[&str] =
@@ -47,6 +48,8 @@ pub(super) const COMPLETE: &[(&str, bool)] = &[("when-asked", false), ("when-cau
 pub(super) const FLUSH: &[(&str, FlushPolicy)] =
     &[("pass", FlushPolicy::Pass), ("ignore", FlushPolicy::Ignore), ("stop", FlushPolicy::Stop)];
 pub(super) const CROSS_SLOT: &[(&str, CrossSlot)] = &[("stop", CrossSlot::Stop), ("skip", CrossSlot::Skip)];
+pub(super) const GUARD: &[(&str, TargetGuard)] =
+    &[("watch", TargetGuard::Watch), ("acl", TargetGuard::Acl), ("off", TargetGuard::Off)];
 pub(super) const BORDER: &[(&str, BorderPolicy)] = &[("stop", BorderPolicy::Stop), ("skip", BorderPolicy::Skip)];
 pub(super) const STRAYS: &[(&str, Strays)] = &[("stop", Strays::Stop), ("drop", Strays::Drop)];
 pub(super) const KINDS: &[(&str, SourceKind)] = &[
@@ -176,6 +179,9 @@ impl Reader {
         }
         if let Some(node) = fields.get("share_sources") {
             spec.share_sources = self.flag("share_sources", node).unwrap_or_default();
+        }
+        if let Some(node) = fields.get("target_guard") {
+            spec.target_guard = self.one_of("target_guard", node, GUARD).unwrap_or_default().into();
         }
         spec.filter = fields.get("filter").and_then(|node| self.filter(node));
         spec.limits = fields.get("limits").and_then(|node| self.limits(node));

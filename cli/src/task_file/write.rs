@@ -4,13 +4,13 @@
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::{
     BorderPolicy, Credential, CrossSlot, Endpoint, Filter, FlushPolicy, Limits, Mode, Network, Ring, RingServer,
-    SourceKind, Strays, TaskSpec, Tls, Topology,
+    SourceKind, Strays, TargetGuard, TaskSpec, Tls, Topology,
 };
 use yaml_rust2::yaml::Hash;
 use yaml_rust2::{Yaml, YamlEmitter};
 
 use super::server::{NETWORKS, STORED};
-use super::spec::{BORDER, COMPLETE, CROSS_SLOT, FLUSH, KINDS, MODES, STRAYS, VERSION};
+use super::spec::{BORDER, COMPLETE, CROSS_SLOT, FLUSH, GUARD, KINDS, MODES, STRAYS, VERSION};
 
 /// The file, with what a reader has to know on top.
 pub(super) fn write(spec: &TaskSpec) -> String {
@@ -92,7 +92,9 @@ fn task(spec: &TaskSpec) -> Map {
         cross_slot,
         topology,
         share_sources,
-        ..
+        target_guard,
+        // A switch-over sets it, nobody else.
+        way_back_of: _,
     } = spec;
     let mut pairs: Vec<_> = db_map.iter().collect();
     pairs.sort_unstable();
@@ -111,6 +113,7 @@ fn task(spec: &TaskSpec) -> Map {
         .word("on_cross_slot", CrossSlot::try_from(*cross_slot).ok().and_then(|policy| word(CROSS_SLOT, policy)))
         .flag("allow_downgrade", *allow_downgrade)
         .flag("share_sources", *share_sources)
+        .word("target_guard", TargetGuard::try_from(*target_guard).ok().and_then(|guard| word(GUARD, guard)))
         .put("limits", limits.as_ref().map(self::limits))
 }
 
