@@ -227,7 +227,7 @@ fn a_cluster_under_traffic_is_verified_without_a_false_difference_and_repaired()
     for key in 0..1000 {
         redis::cmd("SET").arg(format!("key:{key}")).arg(key).exec(&mut source.connect()?)?;
     }
-    let load = SpreadLoad::start(&source, true)?;
+    let load = SpreadLoad::start(&source, false)?;
     let (_dir, state) = state()?;
     let dts = Dts::migrate(&source.url(), &cluster.url(), &state, &[])?;
     dts.wait_for_phase("INCR_SYNC")?;
