@@ -162,14 +162,13 @@ pub async fn attempt(
     drop(driver);
     let mut spent = false;
     let result = match ended {
-        Ended::Driver(Err(_)) if target.is_finished() => join(target).await,
+        Ended::Driver(Err(_)) if target.is_finished() => join(target).await.unwrap_or(Ok(())),
         Ended::Driver(driven) => {
             stop.cancel();
-            let written = join(target).await;
-            let read = join(source).await;
+            let said = [join(target).await, join(source).await];
             match driven {
                 Err(error) if matches!(error.code, Code::SourceLost | Code::TargetLost) => {
-                    written.and(read).and(Err(error))
+                    said.into_iter().flatten().find(Result::is_err).unwrap_or(Err(error))
                 }
                 driven => driven,
             }
@@ -318,10 +317,14 @@ async fn kept_scripts(job: &Job, facts: &Facts) -> Result<Scripts> {
         .ok_or_else(|| Error::new(Code::Fenced, "the record of scripts on the target is not ours"))
 }
 
-async fn join(stage: JoinHandle<Result<()>>) -> Result<()> {
-    match timeout(JOIN_WITHIN, stage).await {
-        Ok(ended) => flatten(ended),
-        Err(_) => Err(Error::new(Code::Internal, "a stage did not end when it was told to")),
+/// What a stage has to say; nothing if it waits for a server that is silent: it is ended then, and knows no more than the others do.
+async fn join(mut stage: JoinHandle<Result<()>>) -> Option<Result<()>> {
+    match timeout(JOIN_WITHIN, &mut stage).await {
+        Ok(ended) => Some(flatten(ended)),
+        Err(_) => {
+            stage.abort();
+            None
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
-use dts_proto::v1::{GetTaskRequest, ListTasksRequest, Task};
+use dts_proto::v1::{GetTaskRequest, ListAgentsRequest, ListTasksRequest, Task};
 use dts_tests::talkers::{Shard, Talkers, name, start_tasks};
 use tonic::transport::Channel;
 
@@ -21,12 +22,17 @@ fn the_shards_of_ten_agents_that_die_at_once_run_elsewhere_under_higher_epochs_a
     let control = Control::start(1, 1)?;
     let url = format!("http://{}", control.addresses[0]);
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut talkers = runtime.block_on(Talkers::start(&url, AGENTS))?;
     let mut client = runtime.block_on(TaskServiceClient::connect(url.clone()))?;
     until("the interface to answer", || Ok(runtime.block_on(client.list_tasks(ListTasksRequest::default())).is_ok()))?;
+    // They say nothing twice: somebody has to lead before.
+    let mut talkers = runtime.block_on(Talkers::start(&url, AGENTS))?;
+    let mut fleet = runtime.block_on(FleetServiceClient::connect(url))?;
+    let mut agents = || runtime.block_on(fleet.list_agents(ListAgentsRequest::default()));
+    until("all agents to be there", || Ok(agents()?.into_inner().agents.len() == AGENTS))?;
     let ids = runtime.block_on(start_tasks(&mut client, TASKS, SHARDS))?;
     let mut tasks = || runtime.block_on(get(&mut client, &ids));
-    until("every shard to run", || Ok(tasks()?.iter().all(|task| task.ready_to_complete)))?;
+    until("every shard to run", || Ok(tasks()?.iter().all(|task| task.ready_to_complete)))
+        .with_context(|| tasks().map(|tasks| not_ready(&tasks)).unwrap_or_default())?;
     until("each to be with one agent", || Ok(once(&talkers)))?;
     let before = held(&tasks()?);
     ensure!(before.len() == TASKS * SHARDS);
@@ -64,6 +70,13 @@ async fn get(client: &mut TaskServiceClient<Channel>, ids: &[String]) -> Result<
         tasks.push(client.get_task(GetTaskRequest { id: id.clone() }).await?.into_inner());
     }
     Ok(tasks)
+}
+
+/// Where the first one stands.
+fn not_ready(tasks: &[Task]) -> String {
+    let Some(task) = tasks.iter().find(|task| !task.ready_to_complete) else { return "all are ready now".into() };
+    let phases: Vec<_> = task.shards.iter().map(|shard| shard.status.as_ref().map(|status| status.phase())).collect();
+    format!("{:?}, {:?}, {:?}, {phases:?}", task.state(), task.reason, task.check)
 }
 
 /// True if every shard is with exactly one of those that are left.

@@ -108,7 +108,9 @@ pub async fn start_tasks(client: &mut TaskServiceClient<Channel>, tasks: usize, 
         };
         let created = client.create_task(CreateTaskRequest { spec: Some(spec), ..Default::default() }).await?;
         let id = created.into_inner().id;
-        client.start_task(StartTaskRequest { id: id.clone(), acknowledge_warnings: true, ..Default::default() }).await?;
+        client
+            .start_task(StartTaskRequest { id: id.clone(), acknowledge_warnings: true, ..Default::default() })
+            .await?;
         ids.push(id);
     }
     Ok(ids)
