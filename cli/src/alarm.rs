@@ -13,9 +13,9 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::coordinator::{Coordinator, explain};
 use crate::serve::read_file;
 use crate::show::{parse_bytes, short};
-use crate::task::{Coordinator, explain};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

@@ -13,8 +13,9 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::coordinator::explain;
 use crate::show::{bytes, period, short};
-use crate::task::{explain, only};
+use crate::task::only;
 
 /// How often a run is looked at.
 const LOOK: Duration = Duration::from_millis(200);

@@ -9,7 +9,7 @@ use dts_proto::v1::{AuditEntry, CreateTokenRequest, ListAuditRequest, ListTokens
 use serde_json::json;
 use tonic::transport::Channel;
 
-use crate::task::explain;
+use crate::coordinator::explain;
 
 type Client = FleetServiceClient<Channel>;
 

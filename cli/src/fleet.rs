@@ -13,9 +13,10 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::coordinator::{Coordinator, explain};
 use crate::enrol;
 use crate::show::bytes;
-use crate::task::{Coordinator, explain, show};
+use crate::task::show;
 
 /// How often a drain looks whether it is over.
 const LOOK: Duration = Duration::from_millis(500);

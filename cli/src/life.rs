@@ -11,9 +11,10 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::coordinator::explain;
 use crate::event;
 use crate::show::short;
-use crate::task::{explain, only};
+use crate::task::only;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {

@@ -5,6 +5,7 @@ mod alarm;
 mod argv;
 mod check;
 mod completions;
+mod coordinator;
 mod enrol;
 mod errors;
 mod event;
@@ -80,7 +81,7 @@ enum Command {
     /// See and direct the agents of a coordinator: cordon, drain, pin.
     Fleet(fleet::Arguments),
     /// List the agents of a coordinator; short for `dts fleet list`.
-    Agents(task::Coordinator),
+    Agents(coordinator::Coordinator),
     /// Run a coordinator: alone with an embedded store, or one of many over etcd.
     Coordinator(Box<serve::CoordinatorArguments>),
     /// Run an agent.

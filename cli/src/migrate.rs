@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 
 use crate::address::Address;
 use crate::argv;
+use crate::coordinator::explain;
 use crate::event;
 use crate::guard::Guarding;
 use crate::selection::{self, Selecting};
@@ -30,7 +31,7 @@ use crate::show::{bytes, parse_bytes};
 use crate::sources::{self, Sources};
 use crate::switch;
 use crate::target::TargetKind;
-use crate::task::{Mode, cross_slot, explain};
+use crate::task::{Mode, cross_slot};
 use crate::tls::{self, TlsArguments};
 use crate::verification;
 use crate::{COMPLETED, FAILED, STOPPED, USAGE};

@@ -18,8 +18,8 @@ use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::coordinator::with_scheme;
 use crate::place::ProfileArguments;
-use crate::task::with_scheme;
 use crate::tls::CoordinatorTls;
 
 #[derive(Debug, Args)]

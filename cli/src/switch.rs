@@ -12,8 +12,8 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::coordinator::explain;
 use crate::show::short;
-use crate::task::explain;
 use crate::verification::asker;
 use crate::verify::Thoroughness;
 use crate::{COMPLETED, DIFFERS, FAILED};

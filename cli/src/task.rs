@@ -1,71 +1,41 @@
 //! `dts task …`: a client of the coordinator's API.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod show;
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::Table;
-use dts_agent::coordinator::reasons;
-use dts_common::backoff::Backoff;
-use dts_common::telemetry::{HEADER, traceparent};
 use dts_proto::v1::credential::Secret;
-use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
     CancelTaskRequest, CompleteTaskRequest, CreateTaskRequest, Credential, CrossSlot, DeleteTaskRequest, Endpoint,
-    GetTaskRequest, Limits, ListAgentsRequest, ListTasksRequest, PauseTaskRequest, Refusal, ResumeTaskRequest,
-    StartTaskRequest, Task, TaskSpec, Tls, UpdateTaskRequest, VerifyMode, WatchTaskRequest,
+    GetTaskRequest, Limits, ListTasksRequest, PauseTaskRequest, ResumeTaskRequest, StartTaskRequest, Task, TaskSpec,
+    Tls, UpdateTaskRequest, VerifyMode, WatchTaskRequest,
 };
 use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
-use tonic_types::StatusExt as _;
 use tracing::Instrument as _;
 
+pub(crate) use self::show::show;
+use self::show::show_all;
 use crate::COMPLETED;
 use crate::address::Address;
 use crate::argv;
 use crate::check;
-use crate::event;
-use crate::guard::{self, Guarding};
+use crate::coordinator::{Coordinator, explain, traced};
+use crate::guard::Guarding;
 use crate::life;
 use crate::place::Places;
-use crate::selection::{self, Selecting};
-use crate::show::{parse_bytes, short};
+use crate::selection::Selecting;
+use crate::show::parse_bytes;
 use crate::sources::{self, Sources};
 use crate::switch;
 use crate::target::TargetKind;
 use crate::task_file::{self, command};
-use crate::tls::{CoordinatorTls, TlsArguments};
+use crate::tls::TlsArguments;
 use crate::verification::{self, Gate};
-
-/// How long to wait for a coordinator to lead.
-const ELECTION: Duration = Duration::from_secs(20);
-const CONNECT: Duration = Duration::from_secs(2);
-/// A coordinator that is silent for so long is passed over.
-const ANSWER: Duration = Duration::from_secs(5);
-
-#[derive(Debug, Args)]
-pub(crate) struct Coordinator {
-    /// Addresses of coordinators, separated by commas; any one will do.
-    #[arg(
-        long,
-        global = true,
-        value_delimiter = ',',
-        env = "DTS_COORDINATOR",
-        default_value = "http://127.0.0.1:7711"
-    )]
-    coordinator: Vec<String>,
-    /// Take the address from the state directory of a running `dts migrate`.
-    #[arg(long, global = true)]
-    state_dir: Option<PathBuf>,
-    /// JSON instead of tables.
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    tls: CoordinatorTls,
-}
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -229,85 +199,6 @@ impl From<Mode> for dts_proto::v1::Mode {
             Mode::Migrate => Self::Migrate,
         }
     }
-}
-
-/// The call continues the trace of this command.
-pub(crate) fn traced<T>(request: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(request);
-    let parent = Some(traceparent()).filter(|parent| !parent.is_empty());
-    if let Some(Ok(parent)) = parent.map(|parent| parent.parse()) {
-        request.metadata_mut().insert(HEADER, parent);
-    }
-    request
-}
-
-/// A status with its code and the way out.
-pub(crate) fn explain(status: &Status) -> anyhow::Error {
-    match status.get_details_error_info() {
-        Some(info) => {
-            let fix = info.metadata.get("fix").cloned().unwrap_or_default();
-            anyhow!("{}: {} \u{2014} {fix}", info.reason, status.message())
-        }
-        None => {
-            let beneath = std::error::Error::source(status).map(reasons).unwrap_or_default();
-            let between = if beneath.is_empty() { "" } else { ": " };
-            anyhow!("{}: {}{between}{beneath}", status.code(), status.message())
-        }
-    }
-}
-
-impl Coordinator {
-    /// To the first coordinator that knows of a leader; waits while one is being elected.
-    pub(crate) async fn channel(&self) -> Result<Channel> {
-        let addresses = match &self.state_dir {
-            Some(dir) => vec![endpoint_of(dir)?],
-            None => self.coordinator.clone(),
-        };
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-        let deadline = Instant::now() + ELECTION;
-        loop {
-            let mut last = anyhow!("--coordinator is empty");
-            for address in &addresses {
-                match self.reach(&with_scheme(address)).await {
-                    Ok(channel) => return Ok(channel),
-                    Err(error) => last = error,
-                }
-            }
-            let alone = addresses.len() == 1 && last.downcast_ref::<Status>().is_none();
-            if alone || Instant::now() > deadline {
-                return Err(last);
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
-    }
-
-    /// A connection over which the leader answers.
-    async fn reach(&self, address: &str) -> Result<Channel> {
-        let endpoint = self.tls.clone().at(address)?.endpoint()?.connect_timeout(CONNECT);
-        let channel = endpoint.connect().await.with_context(|| format!("no coordinator answers at {address}"))?;
-        let probe = ListAgentsRequest { page_size: 1, page_token: String::new() };
-        let mut client = FleetServiceClient::new(channel.clone());
-        match tokio::time::timeout(ANSWER, client.list_agents(probe)).await {
-            Err(_) => Err(anyhow!(Status::deadline_exceeded("no answer")).context(address.to_owned())),
-            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-                let said = explain(&status);
-                Err(anyhow!(status).context(said))
-            }
-            Ok(_) => Ok(channel),
-        }
-    }
-}
-
-pub(crate) fn with_scheme(address: &str) -> String {
-    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
-}
-
-fn endpoint_of(dir: &Path) -> Result<String> {
-    let path = dir.join("endpoint");
-    Ok(std::fs::read_to_string(&path)
-        .with_context(|| format!("{}: is a migration running there?", path.display()))?
-        .trim()
-        .to_owned())
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
@@ -526,66 +417,4 @@ async fn spec(create: Create) -> Result<TaskSpec> {
     create.selecting.put(&mut spec)?;
     create.places.put(&mut spec);
     Ok(spec)
-}
-
-pub(crate) fn show(task: &Task, json: bool) {
-    if json {
-        let mut shown = event::progress(task);
-        shown["event"] = json!("task");
-        shown["id"] = json!(task.id);
-        shown["name"] = json!(task.spec.as_ref().map(|spec| spec.name.clone()));
-        shown["reason"] = task.reason.as_ref().map_or(json!(null), |reason| event::reason("reason", reason));
-        shown["completion"] = task.completion.as_ref().map_or(json!(null), verification::completion_as_json);
-        shown["switch_over"] = task.switch_over.as_ref().map_or(json!(null), switch::as_json);
-        shown["selection"] = task.spec.as_ref().map_or(json!({}), selection::shown);
-        let refusals = task.shards.iter().flat_map(|shard| {
-            let refusal =
-                |refusal: &Refusal| json!({"shard": shard.index, "agent": refusal.agent_id, "why": refusal.why});
-            shard.refusals.iter().map(refusal).collect::<Vec<_>>()
-        });
-        shown["refusals"] = refusals.collect();
-        println!("{shown}");
-        return;
-    }
-    println!("{} {}", task.id, event::line(task));
-    for line in event::shard_lines(task) {
-        println!("{line}");
-    }
-    let selection = task.spec.as_ref().map_or(json!({}), selection::shown);
-    if selection != json!({}) {
-        println!("  moves {selection}");
-    }
-    if let Some(line) = guard::line(task) {
-        println!("  {line}");
-    }
-    if let Some(report) = &task.completion {
-        verification::completion_lines(report).iter().for_each(|line| println!("  {line}"));
-    }
-    if let Some(switch) = &task.switch_over {
-        switch::lines(switch).iter().for_each(|line| println!("  {line}"));
-    }
-    for shard in &task.shards {
-        for refusal in &shard.refusals {
-            println!("  shard {}: agent {}: {}", shard.index, refusal.agent_id, refusal.why);
-        }
-    }
-    if let Some(reason) = &task.reason {
-        println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
-    }
-}
-
-fn show_all(tasks: &[Task], json: bool) {
-    if json {
-        tasks.iter().for_each(|task| show(task, json));
-        return;
-    }
-    let mut table = Table::new();
-    table.set_header(["id", "name", "state", "allowed"]);
-    for task in tasks {
-        let allowed: Vec<_> =
-            task.allowed_actions().map(|action| short(action.as_str_name(), "TASK_ACTION_")).collect();
-        let name = task.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
-        table.add_row([task.id.clone(), name, event::phase(task), allowed.join(" ")]);
-    }
-    println!("{table}");
 }

@@ -15,8 +15,8 @@ use dts_proto::v1::{
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::coordinator::explain;
 use crate::show::{bytes, short};
-use crate::task::explain;
 use crate::verify::{RateBound, Thoroughness, bounds, rate};
 use crate::{COMPLETED, DIFFERS, FAILED, UNDECIDED};
 

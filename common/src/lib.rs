@@ -13,3 +13,4 @@ pub mod redis;
 pub mod selection;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
+pub mod units;

@@ -1,12 +1,13 @@
 //! How long the source bears that we are slow, or away: its backlog, its output buffer, its patience.
 
 use dts_common::error::Result;
+use dts_common::units::bytes;
 use dts_proto::v1::Severity;
 
 use super::item::Found;
 use super::look::Shard;
 use super::room::data_bytes;
-use super::words::{bytes, setting};
+use super::words::setting;
 
 /// An interruption that every network has now and then, and one after which an operator looks.
 const TOO_SHORT: u64 = 5;

@@ -1,11 +1,11 @@
 //! What the keys are like: bounded looks, which name none of them.
 
 use dts_common::error::Result;
+use dts_common::units::bytes;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use super::item::Found;
 use super::look::Shard;
-use super::words::bytes;
 use crate::client::Client;
 use crate::target::RESERVED_PREFIX;
 

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_common::error::Result;
+use dts_common::units::bytes;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use super::item::Found;
 use super::look::Shard;
 use super::rates::{Way, Writes};
-use super::words::bytes;
 use crate::client::Client;
 use crate::target::Destination;
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use dts_common::error::Result;
+use dts_common::units::bytes;
 use dts_proto::v1::Severity;
 
 use super::item::Found;
 use super::look::Shard;
-use super::words::bytes;
 use crate::verify::key_count;
 
 /// Less than this and a spool cannot even begin.

@@ -7,18 +7,6 @@ use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use crate::client::Client;
 
-/// A count of bytes with a unit.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut unit, mut whole, mut rest) = (0, count, 0);
-    while whole >= 1024 && unit + 1 < UNITS.len() {
-        rest = whole % 1024 * 10 / 1024;
-        whole /= 1024;
-        unit += 1;
-    }
-    if unit == 0 { format!("{whole} B") } else { format!("{whole}.{rest} {}", UNITS[unit]) }
-}
-
 /// A rate.
 pub(super) fn per_second(count: u64, time: Duration) -> u64 {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -42,8 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_and_sizes_are_shown() {
+    fn a_rate_counts_parts_of_a_second() {
         assert_eq!(per_second(500, Duration::from_millis(250)), 2000);
-        assert_eq!((bytes(5), bytes(1536)), ("5 B".into(), "1.5 KiB".into()));
     }
 }

@@ -13,7 +13,8 @@ use tonic::transport::Channel;
 
 use super::difference::paths;
 use super::{checked, text};
-use crate::task::{explain, only, traced};
+use crate::coordinator::{explain, traced};
+use crate::task::only;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
