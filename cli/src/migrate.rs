@@ -1,5 +1,7 @@
 //! `dts migrate`: coordinator, agent and store in this process, talking as they would in a fleet.
 
+mod teller;
+
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,35 +13,30 @@ use dts_coordinator::app::State;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::task_service_client::TaskServiceClient;
 use dts_proto::v1::{
-    CheckItem, CheckRun, CreateTaskRequest, Credential, Endpoint, GetCheckRequest, Limits, ListTasksRequest,
-    ResumeTaskRequest, Severity, StartTaskRequest, Task, TaskAction, TaskSpec, TaskState, UpdateTaskRequest,
-    WatchTaskRequest,
+    CreateTaskRequest, Credential, Endpoint, GetCheckRequest, Limits, ListTasksRequest, ResumeTaskRequest,
+    StartTaskRequest, Task, TaskAction, TaskSpec, TaskState, UpdateTaskRequest, WatchTaskRequest,
 };
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use self::teller::Teller;
 use crate::address::Address;
 use crate::argv;
 use crate::coordinator::explain;
-use crate::event;
 use crate::guard::Guarding;
 use crate::selection::{self, Selecting};
 use crate::serve::{MetricsArguments, read_file, until_signal};
-use crate::show::{bytes, parse_bytes};
+use crate::show::parse_bytes;
 use crate::sources::{self, Sources};
-use crate::switch;
 use crate::target::TargetKind;
 use crate::task::{Mode, cross_slot};
 use crate::tls::{self, TlsArguments};
-use crate::verification;
-use crate::{COMPLETED, FAILED, STOPPED, USAGE};
+use crate::{FAILED, STOPPED, USAGE};
 
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Of a task's name; the API takes 128 bytes.
 const LONGEST_NAME: usize = 100;
-const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -216,7 +213,7 @@ async fn migrate(arguments: &Arguments, plan: Plan) -> Result<u8> {
     let coordinator = dts_coordinator::app::bind(config).await?;
     let address = coordinator.local_addr();
     std::fs::write(arguments.state_dir.join("endpoint"), format!("{address}\n")).context("writing the endpoint")?;
-    let teller = Teller::new(arguments);
+    let teller = Teller::new(arguments.json, arguments.shows_progress());
     teller.tell(&json!({"event": "listening", "address": address.to_string()}), || format!("API on {address}"));
 
     let ends = CancellationToken::new();
@@ -387,137 +384,4 @@ fn entry(spec: &TaskSpec) -> String {
 
 fn places(endpoints: &[Endpoint]) -> String {
     endpoints.iter().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)).collect::<Vec<_>>().join(", ")
-}
-
-/// Tells in the way that was asked for.
-struct Teller {
-    json: bool,
-    bar: Option<ProgressBar>,
-    phase: String,
-    reason: String,
-    /// The warnings that were told.
-    warned: Vec<String>,
-    told: Instant,
-}
-
-impl Teller {
-    fn new(arguments: &Arguments) -> Self {
-        let bar = arguments.shows_progress().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
-            let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(Duration::from_millis(250));
-            style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
-        });
-        Self {
-            json: arguments.json,
-            bar,
-            phase: String::new(),
-            reason: String::new(),
-            warned: Vec::new(),
-            told: Instant::now(),
-        }
-    }
-
-    fn tell(&self, event: &Value, line: impl FnOnce() -> String) {
-        if self.json {
-            println!("{event}");
-        } else if let Some(bar) = &self.bar {
-            bar.println(line());
-        } else {
-            eprintln!("{}", line());
-        }
-    }
-
-    fn progress(&mut self, task: &Task) {
-        let phase = event::phase(task);
-        if phase != self.phase {
-            let before = std::mem::replace(&mut self.phase, phase.clone());
-            let event = json!({"event": "phase", "phase": phase, "before": before, "task": task.id});
-            self.tell(&event, || event::line(task));
-        }
-        let status = event::status(task);
-        for warning in &status.warnings {
-            self.warn(warning.clone());
-        }
-        let reason = event::status(task).reason.or(task.reason.clone());
-        let said = reason.as_ref().map(|reason| reason.message.clone()).unwrap_or_default();
-        if said != self.reason {
-            if let Some(reason) = &reason {
-                self.tell(&event::reason("retrying", reason), || {
-                    format!("retrying: {}: {}", reason.code, reason.message)
-                });
-            }
-            self.reason = said;
-        }
-        if self.json {
-            println!("{}", event::progress(task));
-        } else if let Some(bar) = &self.bar {
-            bar.set_message(event::line(task));
-        } else if self.told.elapsed() >= PLAIN_EVERY {
-            self.told = Instant::now();
-            eprintln!("{}", event::line(task));
-        }
-    }
-
-    /// What the check warns of, which whoever started takes upon themselves.
-    fn warnings(&mut self, run: &CheckRun) {
-        let warns = |item: &&CheckItem| item.needs_acknowledgement && item.severity() == Severity::Warns;
-        for finding in run.items.iter().filter(warns).flat_map(|item| &item.findings) {
-            self.warn(finding.message.clone());
-        }
-    }
-
-    fn warn(&mut self, warning: String) {
-        if !self.warned.contains(&warning) {
-            self.tell(&json!({"event": "warning", "message": warning}), || format!("warning: {warning}"));
-            self.warned.push(warning);
-        }
-    }
-
-    fn completed(&self, task: &Task, elapsed: Duration) -> u8 {
-        let status = event::status(task);
-        let (snapshot, stream) = (status.snapshot.unwrap_or_default(), status.stream.clone().unwrap_or_default());
-        let event = json!({
-            "event": "completed", "task": task.id, "seconds": elapsed.as_secs_f64(),
-            "snapshot_keys": snapshot.applied_keys, "snapshot_bytes": snapshot.applied_bytes,
-            "applied_commands": stream.applied_commands, "completion_offset": stream.completion_offset,
-            "completion": task.completion.as_ref().map_or(Value::Null, verification::completion_as_json),
-            "switch_over": task.switch_over.as_ref().map_or(Value::Null, switch::as_json),
-        });
-        self.tell(&event, || {
-            let report = task.completion.as_ref().map(verification::completion_lines).unwrap_or_default();
-            let report: String = report.into_iter().map(|line| format!("\n{line}")).collect();
-            format!(
-                "completed in {:.1} s: {} keys ({}), then {} commands, up to offset {}{report}",
-                elapsed.as_secs_f64(),
-                snapshot.applied_keys,
-                bytes(snapshot.applied_bytes),
-                stream.applied_commands,
-                stream.completion_offset
-            )
-        });
-        COMPLETED
-    }
-
-    fn failed(&self, task: &Task) -> u8 {
-        let reason = task.reason.clone().unwrap_or_default();
-        let cancelled = task.state() == TaskState::Cancelled;
-        if self.json {
-            let event = if cancelled {
-                json!({"event": "cancelled", "task": task.id})
-            } else {
-                event::reason("failed", &reason)
-            };
-            println!("{event}");
-        }
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        if cancelled {
-            eprintln!("dts: the task was cancelled");
-        } else {
-            eprintln!("dts: {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
-        }
-        FAILED
-    }
 }

@@ -29,10 +29,13 @@ impl<S: Store> Engine<S> {
                 self.watch_copy(held).await?;
             }
         }
-        self.forget_deleted(&mut world).await?;
         news |= self.take_checks(&mut world, agent_id, report.checks).await?;
         self.changed.send_modify(|count| *count += 1);
-        if news { self.reconcile(&mut world).await } else { Ok(()) }
+        if !news {
+            return Ok(());
+        }
+        self.forget_deleted(&mut world).await?;
+        self.reconcile(&mut world).await
     }
 
     /// True if places or orders may follow from it.

@@ -134,10 +134,12 @@ impl Stored {
 
     /// What its shards show; true if something that is to be kept became known.
     pub fn watch_copy(&mut self, statuses: &[&ShardStatus], ready: bool) -> bool {
-        let spool = |status: &&ShardStatus| status.spool.map_or(0, |spool| spool.memory_bytes + spool.disk_bytes);
-        let held: u64 = statuses.iter().map(spool).sum();
+        if self.plan.is_none() {
+            return false;
+        }
         if self.copied.is_none() {
-            self.spool_peak = self.spool_peak.max(held);
+            let spool = |status: &&ShardStatus| status.spool.map_or(0, |spool| spool.memory_bytes + spool.disk_bytes);
+            self.spool_peak = self.spool_peak.max(statuses.iter().map(spool).sum());
         }
         let (Some(copied), Some(plan)) = (self.copied, &mut self.plan) else { return false };
         let open = |id: &str| plan.estimates.iter().any(|estimate| estimate.id == id && estimate.actual.is_none());
