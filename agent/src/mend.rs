@@ -299,15 +299,31 @@ impl Driver {
 /// Asks a server for keys, and for its offset, at one moment.
 async fn copies(client: &mut Client, side: Side, db: u32, keys: Vec<Vec<u8>>) -> Result<Copies> {
     client.call(&[b"SELECT", db.to_string().as_bytes()]).await?;
-    client.call(&[b"MULTI"]).await?;
-    client.call(&[b"TIME"]).await?;
-    for key in &keys {
-        client.call(&[b"DUMP", key]).await?;
-        client.call(&[b"PTTL", key]).await?;
-    }
-    client.call(&[b"INFO", b"replication"]).await?;
     let wrong = || Error::new(side.lost(), "a server answers EXEC with something else");
-    let BytesFrame::Array(answers) = client.call(&[b"EXEC"]).await? else { return Err(wrong()) };
+    let mut bytes = Vec::new();
+    resp::command(&mut bytes, &[b"MULTI"]);
+    resp::command(&mut bytes, &[b"TIME"]);
+    for key in &keys {
+        resp::command(&mut bytes, &[b"DUMP", key]);
+        resp::command(&mut bytes, &[b"PTTL", key]);
+    }
+    resp::command(&mut bytes, &[b"INFO", b"replication"]);
+    resp::command(&mut bytes, &[b"EXEC"]);
+    // In one piece: the stream stands still meanwhile.
+    client.send(&bytes).await?;
+    let mut refused = None;
+    for _ in 0..3 + 2 * keys.len() {
+        if let BytesFrame::Error(text) = client.reply().await? {
+            refused = refused.or(Some(text));
+        }
+    }
+    let answers = match client.reply().await? {
+        BytesFrame::Array(answers) if refused.is_none() => answers,
+        BytesFrame::Error(text) => {
+            return Err(client.refused("a reading of single keys", refused.as_ref().unwrap_or(&text)));
+        }
+        _ => return Err(wrong()),
+    };
     let [time, found @ .., replication] = answers.as_slice() else { return Err(wrong()) };
     let now = millis(time).ok_or_else(wrong)?;
     let offset = Info::of(replication).number("master_repl_offset").ok_or_else(wrong)?;
