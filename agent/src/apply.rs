@@ -218,6 +218,7 @@ impl Driver {
             Record::SnapshotBegin { history, offset, .. } => self.begin_copy(history, offset).await,
             Record::Snapshot(bytes) => {
                 let Mode::Copying(copying) = &mut self.mode else { return Err(out_of_order("snapshot bytes")) };
+                copying.encoder.in_pieces_of(self.outlet.piece());
                 copying.encoder.feed(&bytes)?;
                 if let Some((index, _)) = &mut copying.index {
                     index.add(&copying.encoder.take_fingerprints())?;
@@ -244,6 +245,7 @@ impl Driver {
                 if let Some(marker) = &mut self.marker {
                     marker.look(offset, &bytes);
                 }
+                encoder.in_pieces_of(self.outlet.piece());
                 let fed = encoder.feed(offset, received_ms, &bytes);
                 self.hand_on().await?;
                 fed
@@ -466,9 +468,9 @@ fn streaming(
     held: Held,
     holds_field_expiry: bool,
 ) -> Mode {
-    let [record, large] = ["position", "large"].map(|name| reserved_key(&context.shard, name));
+    let [record, claim, large] = ["position", "claim", "large"].map(|name| reserved_key(&context.shard, name));
     let scripts_key = context.destination.scripts_key(&context.shard, &context.owner);
-    let reserved = [record, scripts_key, large].map(String::into_bytes);
+    let reserved = [record, scripts_key, large, claim].map(String::into_bytes);
     let dialect = context.dialect;
     let mut encoder =
         StreamEncoder::new(dialect, position, reserved.to_vec(), scripts, progress, held, holds_field_expiry);

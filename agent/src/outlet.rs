@@ -65,6 +65,11 @@ impl Outlet {
         self.instructions.capacity() > 0
     }
 
+    /// How long a chunk should become where more waits.
+    pub fn piece(&self) -> usize {
+        self.applied.borrow().piece
+    }
+
     /// Waits for room without taking it, no longer than `bound`.
     pub async fn room(&self, bound: Duration) {
         let _room_or_not = tokio::time::timeout(bound, self.instructions.reserve()).await;

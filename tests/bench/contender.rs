@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dts_tests::distance::Distance;
 use dts_tests::server::Server;
 
 /// Nothing that is measured here takes longer.
@@ -25,6 +26,7 @@ pub(crate) enum Contender {
 pub(crate) struct Started {
     child: Option<Child>,
     _state: tempfile::TempDir,
+    _line: Option<Distance>,
 }
 
 impl Contender {
@@ -36,29 +38,34 @@ impl Contender {
         }
     }
 
-    /// Starts it; `once`: it may end by itself when all is copied.
-    pub(crate) fn start(&self, source: &Server, target: &Server, once: bool) -> Result<Started> {
+    /// Starts it; `once`: it may end by itself when all is copied. The servers are `apart` by a round trip: a tool runs near the source,
+    /// a replica is the target.
+    pub(crate) fn start(&self, source: &Server, target: &Server, once: bool, apart: Duration) -> Result<Started> {
         let state = tempfile::tempdir()?;
+        let far = if matches!(self, Self::Native) { source } else { target };
+        let line = if apart.is_zero() { None } else { Some(Distance::to(far.port, apart)?) };
+        let far = line.as_ref().map_or(far.port, |line| line.port);
         let child = match self {
             Self::Native => {
-                replicaof(target, "127.0.0.1", &source.port.to_string())?;
+                replicaof(target, "127.0.0.1", &far.to_string())?;
                 None
             }
             Self::Dts { program } => {
                 let mut command = Command::new(program);
-                command.args(["migrate", "--source", &source.url(), "--target", &target.url(), "--state-dir"]);
+                let to = format!("redis://127.0.0.1:{far}");
+                command.args(["migrate", "--source", &source.url(), "--target", &to, "--state-dir"]);
                 command.arg(state.path().join("state")).args(["--mode", if once { "migrate" } else { "sync" }]);
                 Some(quiet(&mut command)?)
             }
             Self::Template { command, .. } => {
-                let place = |server: &Server| format!("127.0.0.1:{}", server.port);
-                let line = command.replace("{source}", &place(source)).replace("{target}", &place(target));
+                let place = |port: u16| format!("127.0.0.1:{port}");
+                let line = command.replace("{source}", &place(source.port)).replace("{target}", &place(far));
                 let mut command = Command::new("sh");
                 command.current_dir(state.path()).args(["-c", &format!("exec {line}")]);
                 Some(quiet(&mut command)?)
             }
         };
-        Ok(Started { child, _state: state })
+        Ok(Started { child, _state: state, _line: line })
     }
 
     /// Waits until all of the source's keys are on the target.

@@ -14,10 +14,11 @@ pub(crate) fn run(plan: &Plan) -> Result<Table> {
     let source = Server::start(&plan.server, &["--repl-diskless-sync-delay", "0"])?;
     plan.dataset.fill(&source)?;
     let title = format!(
-        "Full copy of {} {}, {}, {} rounds, medians",
+        "Full copy of {} {}, {}{}, {} rounds, medians",
         plan.dataset.keys,
         plan.dataset.name(),
         plan.server,
+        plan.distance(),
         plan.rounds
     );
     let columns = ["wall s", "tool CPU s", "source CPU s", "target CPU s", "tool peak MiB"];
@@ -29,7 +30,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Table> {
             let cpu = |server: &Server| cpu_seconds(server.pid()).unwrap_or(0.0);
             let before = (cpu(&source), cpu(&target));
             let begun = Instant::now();
-            let mut started = contender.start(&source, &target, true)?;
+            let mut started = contender.start(&source, &target, true, plan.apart)?;
             let watch = started.pid().map(Watch::start);
             contender.wait_for_copy(&mut started, &source, &target, true)?;
             let wall = begun.elapsed().as_secs_f64();

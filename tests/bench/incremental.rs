@@ -17,8 +17,11 @@ const POLL: Duration = Duration::from_millis(1);
 
 pub(crate) fn run(plan: &Plan) -> Result<Table> {
     let title = format!(
-        "Incremental: {} pipelined SETs of 100 B, {}, {} rounds, medians",
-        plan.commands, plan.server, plan.rounds
+        "Incremental: {} pipelined SETs of 100 B, {}{}, {} rounds, medians",
+        plan.commands,
+        plan.server,
+        plan.distance(),
+        plan.rounds
     );
     let columns = [
         "load k/s",
@@ -35,7 +38,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Table> {
             let source = Server::start(&plan.server, &["--repl-diskless-sync-delay", "0"])?;
             let target = Server::start(&plan.server, &[])?;
             redis::cmd("SET").arg("first").arg(1).exec(&mut source.connect()?)?;
-            let mut started = contender.start(&source, &target, false)?;
+            let mut started = contender.start(&source, &target, false, plan.apart)?;
             contender.wait_for_copy(&mut started, &source, &target, false)?;
             wait_for_mark(&source, &target, "ready")?;
             let cpu = |server: &Server| cpu_seconds(server.pid()).unwrap_or(0.0);

@@ -10,6 +10,7 @@ mod report;
 mod verify;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use contender::Contender;
@@ -21,12 +22,20 @@ struct Plan {
     rounds: usize,
     commands: u64,
     server: String,
+    /// By so long a round trip.
+    apart: Duration,
     contenders: Vec<Contender>,
     json: Option<PathBuf>,
     only: Option<String>,
 }
 
-const USAGE: &str = "bench [--keys N] [--dataset mixed|values-1k] [--rounds N] [--commands N] [--server redis-7.0] \
+impl Plan {
+    fn distance(&self) -> String {
+        if self.apart.is_zero() { String::new() } else { format!(", {} ms apart", self.apart.as_millis()) }
+    }
+}
+
+const USAGE: &str = "bench [--keys N] [--dataset mixed|values-1k] [--rounds N] [--commands N] [--server redis-7.0] [--apart MS] \
     [--dts PATH] [--only full|incremental|verify|cluster] [--tool NAME='command {source} {target}']… [--json FILE]";
 
 fn plan() -> Result<Plan> {
@@ -38,6 +47,7 @@ fn plan() -> Result<Plan> {
         rounds: 3,
         commands: 1_000_000,
         server: "redis-7.0".into(),
+        apart: Duration::ZERO,
         contenders: Vec::new(),
         json: None,
         only: None,
@@ -51,6 +61,7 @@ fn plan() -> Result<Plan> {
             "--rounds" => plan.rounds = value.parse()?,
             "--commands" => plan.commands = value.parse()?,
             "--server" => plan.server = value,
+            "--apart" => plan.apart = Duration::from_millis(value.parse()?),
             "--dts" => dts = Some(PathBuf::from(value)),
             "--only" => plan.only = Some(value),
             "--json" => plan.json = Some(value.into()),

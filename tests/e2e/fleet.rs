@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use dts_tests::distance::Distance;
 use dts_tests::dts::binary;
 use dts_tests::load::Load;
 use dts_tests::oracle::assert_equal;
 use dts_tests::port::free_port;
+use dts_tests::proxy::Proxy;
 use dts_tests::server::{Server, root};
 
 use crate::{state, until};
@@ -112,10 +116,14 @@ impl Fleet {
     }
 
     pub(crate) fn create(&mut self, source: &Server, target: &Server) -> Result<()> {
+        self.create_between(source.port, target.port)
+    }
+
+    fn create_between(&mut self, source: u16, target: u16) -> Result<()> {
         let spec = serde_json::json!({"spec": {
             "name": "by grpcurl", "mode": "MODE_SYNC",
-            "sources": [{"host": "127.0.0.1", "port": source.port}],
-            "target": {"host": "127.0.0.1", "port": target.port},
+            "sources": [{"host": "127.0.0.1", "port": source}],
+            "target": {"host": "127.0.0.1", "port": target},
         }});
         let created = grpcurl(&self.address, &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"])?;
         let created: serde_json::Value = serde_json::from_str(&created)?;
@@ -183,6 +191,58 @@ fn an_agent_that_was_frozen_past_its_lease_is_refused_by_the_target() -> Result<
     load.stop()?;
     fleet.completed()?;
     ensure!(fleet.get()?["shards"][0]["agentId"] == "second");
+    assert_equal(&source, &target)
+}
+
+#[test]
+fn an_agent_that_writes_all_the_time_and_hears_nothing_is_taken_over_from() -> Result<()> {
+    let source = Server::start("redis-7.0", &["--repl-backlog-size", "64mb", "--repl-diskless-sync-delay", "0"])?;
+    let target = Server::start("redis-7.0", &[])?;
+    let mut fleet = Fleet::start()?;
+    let port = fleet.address.rsplit_once(':').context("a port")?.1.parse()?;
+    let between = Proxy::before_port(port)?;
+    let first = {
+        let (url, dir) = (format!("http://127.0.0.1:{}", between.port), fleet.path("first"));
+        role(&["agent", "--id", "first", "--coordinator", &url, "--state-dir", &dir])?
+    };
+    // A claim takes several round trips, the first agent's transactions one each.
+    let far = Distance::to(target.port, Duration::from_millis(20))?;
+    fleet.create_between(source.port, far.port)?;
+    fleet.call("StartTask")?;
+    fleet.follows("first")?;
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|threads| -> Result<()> {
+        let mut connection = source.connect()?;
+        let (stop, count) = (&stop, &count);
+        threads.spawn(move || {
+            while !stop.load(Ordering::Relaxed) && redis::cmd("INCR").arg("counter").exec(&mut connection).is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let taken_over = || -> Result<()> {
+            between.weather.silent.store(true, Ordering::Relaxed);
+            let _second = fleet.agent("second")?;
+            let mut last = serde_json::Value::Null;
+            let seen = until("the other agent", || {
+                let task = fleet.get()?;
+                ensure!(task["state"] != "TASK_STATE_FAILED" && task["state"] != "TASK_STATE_NEEDS_DECISION", "{task}");
+                let shard = &task["shards"][0];
+                last = shard.clone();
+                let follows = ["SHARD_PHASE_CATCHING_UP", "SHARD_PHASE_STREAMING"]
+                    .contains(&shard["status"]["phase"].as_str().unwrap_or_default());
+                Ok(shard["agentId"] == "second" && follows)
+            });
+            seen.with_context(|| format!("{last}"))?;
+            stop.store(true, Ordering::Relaxed);
+            fleet.completed()
+        };
+        let done = taken_over();
+        stop.store(true, Ordering::Relaxed);
+        done
+    })?;
+    drop(first);
+    let found: u64 = redis::cmd("GET").arg("counter").query(&mut target.connect()?)?;
+    ensure!(found == count.load(Ordering::Relaxed), "{found} of {count:?}");
     assert_equal(&source, &target)
 }
 

@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod cluster;
 pub mod command_table;
+pub mod distance;
 pub mod dts;
 pub mod etcd;
 pub mod http;

@@ -49,10 +49,15 @@ pub struct Proxy {
 impl Proxy {
     /// In front of `server`, in fair weather.
     pub fn before(server: &Server) -> Result<Self> {
+        Self::before_port(server.port)
+    }
+
+    /// In front of whatever listens there, in fair weather.
+    pub fn before_port(to: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let weather = Arc::new(Weather::default());
-        weather.to.store(server.port, Ordering::Relaxed);
+        weather.to.store(to, Ordering::Relaxed);
         let shared = weather.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {

@@ -6,8 +6,8 @@ use dts_common::redis::resp;
 
 use super::{Chunk, Commit, Dialect, Mark};
 
-/// A chunk is handed on from this size on.
-pub(super) const CHUNK: usize = 256 << 10;
+/// A chunk is handed on from this size on, unless more is asked for.
+const CHUNK: usize = 256 << 10;
 
 /// The commands of a transaction, or of a part of it.
 #[derive(Debug, Default)]
@@ -16,9 +16,16 @@ pub(super) struct Out {
     pub(super) commands: u32,
     pub(super) db: u32,
     pub(super) marks: Vec<Mark>,
+    /// See [`Out::is_full`].
+    pub(super) piece: usize,
 }
 
 impl Out {
+    /// True if it is worth a transaction.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= self.piece.max(CHUNK)
+    }
+
     /// Selects a database, if another one is.
     pub(super) fn select(&mut self, db: u32, dialect: &Dialect) -> Result<()> {
         if db == self.db {

@@ -9,7 +9,7 @@ use dts_common::redis::rdb::{Decoder, Entry, Kind, Meta, Part, Sink};
 use dts_common::redis::resp;
 use dts_common::selection::Selection;
 
-use super::out::{CHUNK, Out};
+use super::out::Out;
 use super::value::{Pieces, unsupported};
 use super::{Chunk, Commit, Dialect, Fingerprint, Fingerprinter, Held, Progress, Scripts};
 use crate::target::RESERVED_PREFIX;
@@ -147,6 +147,11 @@ impl SnapshotEncoder {
         self.writer.next_chunk(flush)
     }
 
+    /// How long chunks should become.
+    pub fn in_pieces_of(&mut self, bytes: usize) {
+        self.writer.out.piece = bytes;
+    }
+
     /// The keys seen since the last call.
     pub fn take_fingerprints(&mut self) -> Vec<Fingerprint> {
         std::mem::take(&mut self.writer.fingerprints)
@@ -178,7 +183,7 @@ impl Writer {
     }
 
     fn hand_on(&mut self) {
-        if self.out.bytes.len() >= CHUNK {
+        if self.out.is_full() {
             let chunk = if self.inside { self.out.cut() } else { self.commit() };
             self.ready.push_back(chunk);
         }

@@ -10,7 +10,7 @@ use dts_common::redis::resp::CommandParser;
 use dts_common::selection::Selection;
 
 use super::large::{Head, LARGE, Large};
-use super::out::{CHUNK, Out};
+use super::out::Out;
 use super::rewrite::{Command, Outcome, Rewriter};
 use super::{Chunk, Commit, Dialect, Held, Progress, Scripts};
 use crate::topology::Owner;
@@ -88,7 +88,7 @@ impl Group {
 }
 
 impl StreamEncoder {
-    /// Goes on at `position`. `reserved` are our keys on the target: of the position, of the scripts, of a large value;
+    /// Goes on at `position`. `reserved` are our keys on the target: of the position, of the scripts, of a large value, of the claim;
     /// `held` are the keys on the target that may carry a held expiry, `holds_field_expiry` says if hash fields may.
     pub fn new(
         dialect: Dialect,
@@ -275,6 +275,11 @@ impl StreamEncoder {
         Ok(taken)
     }
 
+    /// How long chunks should become.
+    pub fn in_pieces_of(&mut self, bytes: usize) {
+        self.out.piece = bytes;
+    }
+
     /// The next chunk; with `flush` also one that is not full, up to the last legal position. None before a [`Clear`].
     pub fn next_chunk(&mut self, flush: bool) -> Option<Chunk> {
         match self.ready.pop_front() {
@@ -337,7 +342,7 @@ impl StreamEncoder {
         if self.group.is_none() {
             self.position.offset = end;
             self.position.db = self.db;
-            if self.out.bytes.len() >= CHUNK {
+            if self.out.is_full() {
                 self.push_commit();
             }
         } else {

@@ -17,6 +17,8 @@ pub struct Applied {
     pub last: Option<Commit>,
     /// The record that stands on the target now; of a cluster, what its records say together.
     pub checkpoint: Option<Checkpoint>,
+    /// How long a chunk should become where more waits; 0: as it likes. A target far away takes longer ones.
+    pub piece: usize,
     /// What a cluster could not be given as it was.
     pub notes: Arc<Notes>,
 }

@@ -1,19 +1,24 @@
-//! Raising the fence: writes the record anew under our epoch, which breaks the transaction of whoever held it before, and
-//! reads what the target holds. Never the other order. Releasing: the same check, then our keys are gone.
+//! Raising the fence: our epoch becomes the claim, which breaks the transaction of whoever writes and cannot be outrun by one, for
+//! writers only watch it. Then the record is written anew under our epoch, and only then what the target holds is read. Never the
+//! other order. Releasing: the same check, then our keys are gone.
 
+use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
+use dts_common::redis::version::ServerVersion;
+use redis_protocol::resp2::types::BytesFrame;
 
 use super::connection::Connection;
 use super::reply::Reply;
 use super::writer::Writer;
 use super::{Checkpoint, Phase, fence, reserved_key};
+use crate::client::Info;
 use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
 use crate::retry::Retry;
 
-/// Another writer can win the race for the record only so often before something is wrong.
-const RACES: u32 = 16;
+/// Others that claim can win so often before something is wrong; so can a writer of a program that knows no claims.
+const RACES: u32 = 64;
 /// A claim raises the record's sequence by two, a transaction by one: whoever finds a record knows which it was.
 pub(super) const CLAIM_STEP: u64 = 2;
 
@@ -25,62 +30,99 @@ pub async fn claim(
     mut retry: Retry,
     pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
-    let key = reserved_key(shard, "position");
+    let keys = Keys::of(shard);
     loop {
-        match raise(&endpoint, &key, epoch).await {
+        match raise(&endpoint, &keys, epoch).await {
             Ok(raised) => {
                 retry.succeeded();
-                let writer = Writer::new(endpoint, key, raised.connection, raised.now, retry, pace);
-                return Ok((writer, raised.before));
+                let before = raised.before.clone();
+                return Ok((Writer::new(endpoint, keys, raised, retry, pace), before));
             }
             Err(error) => retry.wait(error).await?,
         }
     }
 }
 
+/// Where a shard's authority stands on a standalone target.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// The record: what the target holds, and under which epoch it was written.
+    pub(super) record: String,
+    /// The highest epoch that was claimed.
+    pub(super) claim: String,
+    others: [String; 2],
+}
+
+impl Keys {
+    pub(super) fn of(shard: &ShardId) -> Self {
+        let [record, claim, scripts, slots] =
+            ["position", "claim", "scripts", "slots"].map(|name| reserved_key(shard, name));
+        Self { record, claim, others: [scripts, slots] }
+    }
+}
+
 /// A connection whose record is ours.
 pub(super) struct Raised {
     pub(super) connection: Connection,
+    /// What may follow a MULTI before its answer.
+    pub(super) multi_is_never_refused: bool,
     pub(super) before: Option<Checkpoint>,
     pub(super) now: Checkpoint,
 }
 
-pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Result<Raised> {
+pub(super) async fn raise(endpoint: &Endpoint, keys: &Keys, epoch: Epoch) -> Result<Raised> {
     let mut connection = Connection::open(endpoint).await?;
+    let multi_is_never_refused = multi_is_never_refused(&mut connection).await?;
     for _ in 0..RACES {
-        let before = watched(&mut connection, key, epoch).await?;
+        watched_claim(&mut connection, keys, epoch).await?;
+        connection.call(&[b"MULTI"]).await?;
+        connection.call(&[b"SET", keys.claim.as_bytes(), epoch.to_string().as_bytes()]).await?;
+        if !executed(&mut connection).await? {
+            continue;
+        }
+        let before = watched(&mut connection, keys, epoch).await?;
         let now = match &before {
             Some(before) => Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() },
             None => Checkpoint { holder: None, epoch, sequence: 1, copy: 0, phase: Phase::Claimed },
         };
         connection.call(&[b"MULTI"]).await?;
-        connection.call(&[b"SET", key.as_bytes(), now.encode().as_bytes()]).await?;
+        connection.call(&[b"SET", keys.record.as_bytes(), now.encode().as_bytes()]).await?;
         if executed(&mut connection).await? {
-            return Ok(Raised { connection, before, now });
+            return Ok(Raised { connection, multi_is_never_refused, before, now });
         }
     }
-    Err(Error::new(Code::Fenced, "another writer keeps changing the record on the target"))
+    Err(Error::new(Code::TargetBusy, "another writer keeps changing the record on the target"))
+}
+
+/// Up to 5.0 a server that is busy with a script refuses MULTI too: what is sent behind it would run by itself.
+async fn multi_is_never_refused(connection: &mut Connection) -> Result<bool> {
+    let Reply::Bulk(Some(info)) = connection.call(&[b"INFO", b"server"]).await? else { return Ok(false) };
+    let info = Info::of(&BytesFrame::BulkString(Bytes::from(info)));
+    Ok(ServerVersion::from_info(|field| info.get(field)).is_some_and(|version| version.at_least(6, 0)))
 }
 
 /// Removes our keys; missing ones are gone already.
 pub async fn release(endpoint: &Endpoint, shard: &ShardId, epoch: Epoch) -> Result<()> {
-    let [position, scripts, slots] = ["position", "scripts", "slots"].map(|name| reserved_key(shard, name));
+    let keys = Keys::of(shard);
     let mut connection = Connection::open(endpoint).await?;
     for _ in 0..RACES {
-        watched(&mut connection, &position, epoch).await?;
+        watched(&mut connection, &keys, epoch).await?;
         connection.call(&[b"MULTI"]).await?;
-        connection.call(&[b"DEL", position.as_bytes(), scripts.as_bytes(), slots.as_bytes()]).await?;
+        let [scripts, slots] = &keys.others;
+        let all = [&keys.record, &keys.claim, scripts, slots].map(|key| key.as_bytes());
+        connection.call(&[b"DEL", all[0], all[1], all[2], all[3]]).await?;
         if executed(&mut connection).await? {
             return Ok(());
         }
     }
-    Err(Error::new(Code::Fenced, "another writer keeps changing the record on the target"))
+    Err(Error::new(Code::TargetBusy, "another writer keeps changing the record on the target"))
 }
 
-/// Watches the record, then reads it; refuses if somebody with a higher epoch wrote it.
-async fn watched(connection: &mut Connection, key: &str, epoch: Epoch) -> Result<Option<Checkpoint>> {
-    connection.call(&[b"WATCH", key.as_bytes()]).await?;
-    let record = match connection.call(&[b"GET", key.as_bytes()]).await? {
+/// Watches the claim and the record, then reads them; refuses if either has a higher epoch.
+async fn watched(connection: &mut Connection, keys: &Keys, epoch: Epoch) -> Result<Option<Checkpoint>> {
+    watched_claim(connection, keys, epoch).await?;
+    connection.call(&[b"WATCH", keys.record.as_bytes()]).await?;
+    let record = match connection.call(&[b"GET", keys.record.as_bytes()]).await? {
         Reply::Bulk(Some(text)) => Some(Checkpoint::decode(&text)?),
         _ => None,
     };
@@ -90,11 +132,37 @@ async fn watched(connection: &mut Connection, key: &str, epoch: Epoch) -> Result
     }
 }
 
-pub(super) fn fenced(record: &Checkpoint, epoch: Epoch) -> Error {
-    Error::new(Code::Fenced, format!("the target was claimed under epoch {}, ours is {epoch}", record.epoch))
+async fn watched_claim(connection: &mut Connection, keys: &Keys, epoch: Epoch) -> Result<()> {
+    connection.call(&[b"WATCH", keys.claim.as_bytes()]).await?;
+    let found = match connection.call(&[b"GET", keys.claim.as_bytes()]).await? {
+        Reply::Bulk(found) => found,
+        _ => None,
+    };
+    match outclaimed(found.as_deref(), epoch) {
+        Some(error) if !fence::is_off() => Err(error),
+        _ => Ok(()),
+    }
 }
 
-/// False if the watched record was changed.
+/// The error that a claim is for an epoch, if it is one.
+pub(super) fn outclaimed(claim: Option<&[u8]>, ours: Epoch) -> Option<Error> {
+    let claim = claim?;
+    match std::str::from_utf8(claim).ok().and_then(|text| text.parse().ok()) {
+        Some(claimed) if claimed <= ours.0 => None,
+        Some(claimed) => Some(claimed_by(Epoch(claimed), ours)),
+        None => Some(Error::new(Code::Fenced, "the claim on the target is not one of ours")),
+    }
+}
+
+pub(super) fn fenced(record: &Checkpoint, epoch: Epoch) -> Error {
+    claimed_by(record.epoch, epoch)
+}
+
+fn claimed_by(theirs: Epoch, ours: Epoch) -> Error {
+    Error::new(Code::Fenced, format!("the target was claimed under epoch {theirs}, ours is {ours}"))
+}
+
+/// False if what was watched has changed.
 async fn executed(connection: &mut Connection) -> Result<bool> {
     match connection.call(&[b"EXEC"]).await? {
         Reply::Array(None) | Reply::Bulk(None) => Ok(false),
@@ -107,5 +175,25 @@ async fn executed(connection: &mut Connection) -> Result<bool> {
             Ok(true)
         }
         _ => Err(Error::new(Code::TargetLost, "the target answers EXEC with something else")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_higher_epoch_or_what_is_none_keeps_us_from_writing() {
+        for (claim, refuses) in [
+            (None, false),
+            (Some("6"), false),
+            (Some("7"), false),
+            (Some("8"), true),
+            (Some(""), true),
+            (Some("x"), true),
+        ] {
+            let found = outclaimed(claim.map(str::as_bytes), Epoch(7));
+            assert_eq!(found.is_some_and(|error| error.code == Code::Fenced), refuses, "{claim:?}");
+        }
     }
 }

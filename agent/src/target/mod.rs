@@ -10,6 +10,7 @@ mod fence;
 mod refusal;
 mod reply;
 pub mod routed;
+mod session;
 pub mod territory;
 mod writer;
 

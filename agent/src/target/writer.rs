@@ -1,59 +1,51 @@
 //! One transaction after the other, each with the position inside.
 //!
-//! `WATCH p`, `GET p`, `MULTI`; once their answers are read and GET's is, byte for byte, the record that we wrote before,
-//! commands and `SET p`; once all of these are queued, EXEC. So a second writer, a repeated batch and a
-//! process that was frozen are refused by the target. Every element of the answer to EXEC is read.
+//! So a second writer, a repeated batch and a process that was frozen are refused by the target. Every element of the answer to EXEC is read.
+//! What waits goes out together: as much as keeps the way to the target busy for its round trip.
 
-use dts_common::error::{Code, Error, Result};
-use dts_common::redis::resp;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dts_common::error::{Error, Result};
 use tokio::sync::{mpsc, watch};
 
-use super::claim::{CLAIM_STEP, Raised, fenced, raise};
-use super::connection::Connection;
-use super::refusal::{self, is_the_scripts_own, named};
-use super::reply::Reply;
-use super::{Applied, Checkpoint, Instruction, Phase, fence};
+use super::claim::{CLAIM_STEP, Keys, Raised, raise};
+use super::session::{Failure, Session, rewound};
+use super::{Applied, Checkpoint, Instruction, Phase};
 use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit};
 
+/// A transaction is so long that this many bytes a second get through …
+const PER_SECOND: f64 = 64e6;
+/// … within these bounds.
+const SHORTEST: usize = 256 << 10;
+const LONGEST: usize = 4 << 20;
+/// Of a transaction; so many can wait.
+const PIECES: usize = 4;
+
 /// Writes what it is told, and confirms.
 #[derive(Debug)]
 pub struct Writer {
     endpoint: Endpoint,
-    key: String,
-    connection: Connection,
+    keys: Keys,
+    session: Session,
     /// What stands on the target.
     record: Checkpoint,
     retry: Retry,
     pace: Throttle,
     copy: u64,
-    /// Commands that were sent of the open transaction, if it has more than one chunk.
-    open: Option<u64>,
     applied: Applied,
 }
 
-/// How an attempt at a transaction failed.
-enum Failure {
-    /// The connection is gone: nobody knows whether EXEC happened.
-    Lost(Error),
-    /// Final.
-    Final(Error),
-}
-
 impl Writer {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        key: String,
-        connection: Connection,
-        record: Checkpoint,
-        retry: Retry,
-        pace: Throttle,
-    ) -> Self {
+    pub(super) fn new(endpoint: Endpoint, keys: Keys, raised: Raised, retry: Retry, pace: Throttle) -> Self {
+        let (session, _, record) = Session::new(raised, keys.clone());
         let applied = Applied { checkpoint: Some(record.clone()), ..Applied::default() };
         let copy = record.copy;
-        Self { endpoint, key, connection, record, retry, pace, copy, open: None, applied }
+        Self { endpoint, keys, session, record, retry, pace, copy, applied }
     }
 
     /// Until the sender is gone and everything whole is written.
@@ -63,27 +55,68 @@ impl Writer {
         confirm: watch::Sender<Applied>,
     ) -> Result<()> {
         confirm.send_replace(self.applied.clone());
-        while let Some(instruction) = instructions.recv().await {
-            match instruction {
-                Instruction::BeginCopy { copy } => {
+        let mut ahead = VecDeque::new();
+        loop {
+            let next = match ahead.pop_front() {
+                Some(instruction) => Some(instruction),
+                None => instructions.recv().await,
+            };
+            match next {
+                None => return Ok(()),
+                Some(Instruction::BeginCopy { copy }) => {
                     self.copy = copy;
                     self.applied.last = None;
-                    let chunk = Chunk { bytes: bytes::Bytes::new(), commands: 0, commit: None, marks: Vec::new() };
-                    self.write(&chunk, None).await?;
+                    self.write(&[], 0, None).await?;
                 }
-                Instruction::Chunk(chunk) => match &chunk.commit {
-                    None => self.send_part(&chunk).await?,
-                    Some(commit) => {
-                        self.write(&chunk, Some(commit)).await?;
-                        self.applied.commits += 1;
-                        self.applied.last = Some(commit.clone());
-                    }
-                },
+                Some(Instruction::Chunk(chunk)) if chunk.commit.is_none() => self.send_part(&chunk).await?,
+                Some(Instruction::Chunk(chunk)) => {
+                    let batch = self.gather(chunk, &mut instructions, &mut ahead);
+                    self.write(&batch.bytes, batch.commands, batch.last.as_ref()).await?;
+                    self.applied.commits += batch.commits;
+                    self.applied.last = batch.last;
+                }
             }
             self.applied.checkpoint = Some(self.record.clone());
+            self.applied.piece = self.span() / PIECES;
             confirm.send_replace(self.applied.clone());
         }
-        Ok(())
+    }
+
+    /// How long a transaction may become by what waits behind its first chunk.
+    fn span(&self) -> usize {
+        span(self.session.round_trip())
+    }
+
+    /// The chunk, and those that wait behind it.
+    fn gather(
+        &self,
+        chunk: Chunk,
+        instructions: &mut mpsc::Receiver<Instruction>,
+        ahead: &mut VecDeque<Instruction>,
+    ) -> Batch {
+        let mut batch = Batch { bytes: chunk.bytes, commands: chunk.commands.into(), commits: 1, last: chunk.commit };
+        let mut joined: Option<Vec<u8>> = None;
+        while !self.session.is_open()
+            && joined.as_ref().map_or(batch.bytes.len(), Vec::len) < self.span()
+            && let Ok(next) = instructions.try_recv()
+        {
+            match next {
+                Instruction::Chunk(Chunk { bytes, commands, commit: Some(commit), .. }) => {
+                    joined.get_or_insert_with(|| batch.bytes.to_vec()).extend_from_slice(&bytes);
+                    batch.commands += u64::from(commands);
+                    batch.commits += 1;
+                    batch.last = Some(commit);
+                }
+                other => {
+                    ahead.push_back(other);
+                    break;
+                }
+            }
+        }
+        if let Some(joined) = joined {
+            batch.bytes = joined.into();
+        }
+        batch
     }
 
     /// The record that a commit leaves.
@@ -107,23 +140,22 @@ impl Writer {
         }
     }
 
-    /// Ends a transaction with this chunk; repeated on a new connection if, and only if, the target does not have it.
-    async fn write(&mut self, chunk: &Chunk, commit: Option<&Commit>) -> Result<()> {
+    /// Ends a transaction with these commands; repeated on a new connection if, and only if, the target does not have it.
+    async fn write(&mut self, commands: &[u8], count: u64, commit: Option<&Commit>) -> Result<()> {
         loop {
             let next = self.next_record(commit);
-            let in_parts = self.open.is_some();
-            match self.transact(chunk, &next).await {
+            let in_parts = self.session.is_open();
+            self.pace.ready().await;
+            self.pace.spent(commands.len() as u64);
+            match self.session.commit(&self.record, commands, count, &next).await {
                 Ok(()) => {
                     self.record = next;
-                    self.open = None;
                     self.retry.succeeded();
                     return Ok(());
                 }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Lost(error)) => {
-                    let happened = self.reclaim(error, &next).await?;
-                    if happened {
-                        self.open = None;
+                    if self.reclaim(error, &next).await? {
                         return Ok(());
                     }
                     if in_parts {
@@ -139,16 +171,16 @@ impl Writer {
         let mut error = error;
         loop {
             self.retry.wait(error).await?;
-            match raise(&self.endpoint, &self.key, self.record.epoch).await {
+            match raise(&self.endpoint, &self.keys, self.record.epoch).await {
                 Err(again) => error = again,
-                Ok(Raised { connection, before, now }) => {
+                Ok(raised) => {
+                    let (session, before, now) = Session::new(raised, self.keys.clone());
                     let happened = before.as_ref().is_some_and(|found| is_or_was_claimed(found, next));
                     let same = before.as_ref().is_some_and(|found| is_or_was_claimed(found, &self.record));
                     if !happened && !same {
                         return Err(rewound("the target does not hold what it confirmed"));
                     }
-                    self.connection = connection;
-                    self.record = now;
+                    (self.session, self.record) = (session, now);
                     return Ok(happened);
                 }
             }
@@ -157,138 +189,29 @@ impl Writer {
 
     /// Sends a chunk after which the transaction goes on.
     async fn send_part(&mut self, chunk: &Chunk) -> Result<()> {
-        let sent = match self.open {
-            Some(_) => self.queue(&chunk.bytes, u64::from(chunk.commands)).await,
-            None => {
-                let begun = self.begin(&chunk.bytes, u64::from(chunk.commands)).await;
-                self.open = Some(0);
-                begun
-            }
-        };
-        if let Some(open) = &mut self.open {
-            *open += u64::from(chunk.commands);
-        }
+        self.pace.ready().await;
+        self.pace.spent(chunk.bytes.len() as u64);
+        let sent = self.session.part(&self.record, &chunk.bytes, chunk.commands.into()).await;
         sent.map_err(|failure| match failure {
             Failure::Final(error) => error,
             Failure::Lost(error) => rewound(&format!("a transaction in parts was cut off: {}", error.message)),
         })
     }
+}
 
-    async fn transact(&mut self, chunk: &Chunk, next: &Checkpoint) -> std::result::Result<(), Failure> {
-        let mut bytes = Vec::with_capacity(chunk.bytes.len() + 256);
-        bytes.extend_from_slice(&chunk.bytes);
-        resp::command(&mut bytes, &[b"SET", self.key.as_bytes(), next.encode().as_bytes()]);
-        let commands = u64::from(chunk.commands) + 1;
-        let before = match self.open {
-            Some(before) => {
-                self.queue(&bytes, commands).await?;
-                before
-            }
-            None => {
-                self.begin(&bytes, commands).await?;
-                0
-            }
-        };
-        self.execute(before + commands, &chunk.bytes, before).await
-    }
+/// What becomes one transaction.
+struct Batch {
+    bytes: Bytes,
+    commands: u64,
+    /// Of the driver.
+    commits: u64,
+    last: Option<Commit>,
+}
 
-    /// Begins a transaction: `GET` has to answer with our record.
-    async fn begin(&mut self, commands: &[u8], count: u64) -> std::result::Result<(), Failure> {
-        let (mut bytes, watch) = (Vec::new(), [&b"WATCH"[..], self.key.as_bytes()]);
-        resp::command(&mut bytes, if fence::is_off() { &[b"UNWATCH"] } else { &watch });
-        resp::command(&mut bytes, &[b"GET", self.key.as_bytes()]);
-        resp::command(&mut bytes, &[b"MULTI"]);
-        let (mut found, mut refused) = (None, None);
-        self.connection
-            .exchange(&bytes, 3, |index, reply| match (index, reply) {
-                (1, Reply::Bulk(record)) => found = record,
-                (_, Reply::Error(text)) if refused.is_none() => refused = Some(text),
-                _ => {}
-            })
-            .await
-            .map_err(Failure::Lost)?;
-        // Up to 5.0 a busy server refuses MULTI too: what is sent behind it would run by itself.
-        if let Some(text) = refused {
-            return Err(Failure::Final(self.connection.refused(&text)));
-        }
-        if found.as_deref() == Some(self.record.encode().as_bytes()) || fence::is_off() {
-            return self.queue(commands, count).await;
-        }
-        Err(match found.as_deref().map(Checkpoint::decode) {
-            Some(Ok(record)) if record.epoch > self.record.epoch => Failure::Final(fenced(&record, self.record.epoch)),
-            // The target lost its last second, or all: what it holds is for the record to say.
-            Some(Ok(record)) if record.epoch == self.record.epoch && record.sequence < self.record.sequence => {
-                Failure::Final(rewound("the target does not hold what it confirmed"))
-            }
-            Some(Ok(record)) if is_taken(&record, self.record.epoch) => Failure::Final(taken()),
-            None => Failure::Final(rewound("the record on the target is gone")),
-            Some(_) => Failure::Final(Error::new(Code::Fenced, "somebody else changed the record on the target")),
-        })
-    }
-
-    async fn queue(&mut self, commands: &[u8], count: u64) -> std::result::Result<(), Failure> {
-        self.pace.ready().await;
-        self.pace.spent(commands.len() as u64);
-        let mut refused = None;
-        self.connection
-            .exchange(commands, count, |index, reply| match reply {
-                Reply::Error(text) if refused.is_none() => refused = Some((index, text)),
-                _ => {}
-            })
-            .await
-            .map_err(Failure::Lost)?;
-        match refused {
-            Some((index, text)) => Err(Failure::Final(self.not_queued(&text, commands, Some(index)))),
-            None => Ok(()),
-        }
-    }
-
-    /// EXEC, and every element of its answer.
-    async fn execute(&mut self, expected: u64, last_chunk: &[u8], before: u64) -> std::result::Result<(), Failure> {
-        let mut exec = Vec::new();
-        resp::command(&mut exec, &[b"EXEC"]);
-        self.connection.send(&exec).await.map_err(Failure::Lost)?;
-        let elements = match self.connection.reply().await.map_err(Failure::Lost)? {
-            Reply::Array(Some(elements)) if elements as u64 == expected => expected,
-            Reply::Array(None) | Reply::Bulk(None) => return Err(self.broken().await),
-            Reply::Error(text) => return Err(Failure::Final(self.connection.refused(&text))),
-            _ => {
-                return Err(Failure::Lost(Error::new(Code::TargetLost, "the target answers EXEC with something else")));
-            }
-        };
-        let mut failed = None;
-        for index in 0..elements {
-            if let Some(text) = self.connection.element().await.map_err(Failure::Lost)?
-                && failed.is_none()
-                && !is_the_scripts_own(&text, || named(last_chunk, index.checked_sub(before)).name)
-            {
-                failed = Some((index, text));
-            }
-        }
-        match failed {
-            None => Ok(()),
-            Some((index, text)) => Err(Failure::Final(refusal::of(last_chunk, index.checked_sub(before), &text))),
-        }
-    }
-
-    /// Why a transaction did not happen though nothing was wrong with it.
-    async fn broken(&mut self) -> Failure {
-        let found = match self.connection.call(&[b"GET", self.key.as_bytes()]).await {
-            Ok(Reply::Bulk(Some(record))) => Checkpoint::decode(&record),
-            Ok(_) => return Failure::Final(rewound("the record on the target is gone")),
-            Err(error) => return Failure::Lost(error),
-        };
-        Failure::Final(match found {
-            Ok(record) if is_taken(&record, self.record.epoch) => taken(),
-            _ => Error::new(Code::Fenced, "somebody else changed the record on the target"),
-        })
-    }
-
-    fn not_queued(&self, text: &str, commands: &[u8], index: Option<u64>) -> Error {
-        let name = named(commands, index).name;
-        let error = self.connection.refused(text);
-        Error { message: format!("{} (for {name}; nothing of its transaction was applied)", error.message), ..error }
-    }
+fn span(round_trip: Duration) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and bounded behind it")]
+    let bytes = (round_trip.as_secs_f64() * PER_SECOND) as usize;
+    bytes.clamp(SHORTEST, LONGEST)
 }
 
 /// True if `found` is `record`, or what claims of ours whose answer was lost made of it: each raises the sequence by two,
@@ -297,19 +220,6 @@ fn is_or_was_claimed(found: &Checkpoint, record: &Checkpoint) -> bool {
     let claims = found.sequence.checked_sub(record.sequence);
     claims.is_some_and(|raised| raised % CLAIM_STEP == 0)
         && Checkpoint { sequence: record.sequence, ..found.clone() } == *record
-}
-
-/// True if another shard of our task broke the record to take slots over.
-fn is_taken(record: &Checkpoint, epoch: dts_common::ids::Epoch) -> bool {
-    record.epoch == epoch && record.phase == Phase::Taken
-}
-
-fn taken() -> Error {
-    Error::new(Code::SourceResharded, "another shard of the task has taken slots of this one over")
-}
-
-pub(super) fn rewound(why: &str) -> Error {
-    Error::new(Code::TargetRewound, why)
 }
 
 #[cfg(test)]
@@ -330,5 +240,11 @@ mod tests {
         }
         assert!(!is_or_was_claimed(&record(9), &stands), "the target lost what it confirmed");
         assert!(!is_or_was_claimed(&Checkpoint { copy: 2, ..record(10) }, &stands));
+    }
+
+    #[test]
+    fn a_far_target_gets_longer_transactions() {
+        let of = |ms| span(Duration::from_millis(ms));
+        assert_eq!((of(0), of(1), of(10), of(1000)), (SHORTEST, SHORTEST, 640_000, LONGEST));
     }
 }

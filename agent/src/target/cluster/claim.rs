@@ -16,7 +16,7 @@ use super::{Job, Scope, record};
 use crate::endpoint::Endpoint;
 use crate::retry::Retry;
 use crate::target::claim::{CLAIM_STEP, fenced};
-use crate::target::writer::rewound;
+use crate::target::session::rewound;
 use crate::target::{Checkpoint, Phase};
 
 /// Another writer can win the race for a record only so often before something is wrong.

@@ -15,7 +15,7 @@ use crate::endpoint::Side;
 use crate::restore::ttls;
 use crate::route::{Commit, Effect, Split};
 use crate::target::Phase;
-use crate::target::writer::rewound;
+use crate::target::session::rewound;
 
 /// Commands of one step.
 #[derive(Default)]

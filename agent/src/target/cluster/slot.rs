@@ -7,7 +7,7 @@ use dts_common::error::{Code, Error, Result};
 use super::link::Item;
 use super::record;
 use crate::target::claim::fenced;
-use crate::target::writer::rewound;
+use crate::target::session::rewound;
 use crate::target::{Checkpoint, Phase, fence};
 
 /// Where a slot stands.

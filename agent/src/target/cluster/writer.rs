@@ -21,7 +21,7 @@ use super::topology::Topology;
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit, Mark, Split, split};
-use crate::target::writer::rewound;
+use crate::target::session::rewound;
 use crate::target::{Applied, Checkpoint, Instruction, Phase};
 
 /// So much may wait for its slots.

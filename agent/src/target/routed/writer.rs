@@ -15,7 +15,7 @@ use crate::target::claim::fenced;
 use crate::target::connection::Connection;
 use crate::target::refusal::{diverged, is_the_scripts_own};
 use crate::target::reply::Reply;
-use crate::target::writer::rewound;
+use crate::target::session::rewound;
 use crate::target::{Applied, Checkpoint, Instruction, Notes, Phase, reserved_key};
 
 /// A command on which the endpoint hangs up so often, and not on the question before it, is one that it does not know.
