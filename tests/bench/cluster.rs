@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dts_tests::cluster::Cluster;
+use dts_tests::distance::Distance;
 use dts_tests::server::Server;
 use dts_tests::usage::{Watch, cpu_seconds};
 
@@ -22,12 +23,15 @@ const COLUMNS: [&str; 5] = ["wall s", "tool CPU s", "sources CPU s", "targets CP
 /// The tables.
 pub(crate) fn run(plan: &Plan) -> Result<Vec<Table>> {
     let mut tables = vec![cluster_to_cluster(plan)?, standalone_to_cluster(plan)?];
-    tables.extend(growth(plan)?);
+    if plan.apart.is_zero() {
+        tables.extend(growth(plan)?);
+    }
     Ok(tables)
 }
 
 fn title(plan: &Plan, what: &str) -> String {
-    format!("{what}, {} {}, {}, {} rounds, medians", plan.dataset.keys, plan.dataset.name(), plan.server, plan.rounds)
+    let (data, distance) = (&plan.dataset, plan.distance());
+    format!("{what}, {} {}, {}{distance}, {} rounds, medians", data.keys, data.name(), plan.server, plan.rounds)
 }
 
 fn cluster_to_cluster(plan: &Plan) -> Result<Table> {
@@ -39,7 +43,9 @@ fn cluster_to_cluster(plan: &Plan) -> Result<Table> {
     for round in 0..plan.rounds {
         table.add("REPLICAOF of each master", &native(plan, &masters)?);
         let target = Cluster::start(&plan.server, MASTERS, 0, &[])?;
-        table.add("dts", &ours(plan, &[source.url()], &masters, &target.url(), &target.masters()?)?);
+        let targets = target.masters()?;
+        let (_ways, url) = away(plan, &target)?;
+        table.add("dts", &ours(plan, &[source.url()], &masters, &url, &targets)?);
         eprintln!("cluster to cluster, round {}", round + 1);
     }
     Ok(table)
@@ -52,10 +58,34 @@ fn standalone_to_cluster(plan: &Plan) -> Result<Table> {
     for round in 0..plan.rounds {
         table.add("REPLICAOF", &native(plan, &[&source])?);
         let target = Cluster::start(&plan.server, MASTERS, 0, &[])?;
-        table.add("dts", &ours(plan, &[source.url()], &[&source], &target.url(), &target.masters()?)?);
+        let masters = target.masters()?;
+        let (_ways, url) = away(plan, &target)?;
+        table.add("dts", &ours(plan, &[source.url()], &[&source], &url, &masters)?);
         eprintln!("standalone to cluster, round {}", round + 1);
     }
     Ok(table)
+}
+
+/// Every node says that it is reached over the distance; where the first one is.
+fn away(plan: &Plan, cluster: &Cluster) -> Result<(Vec<Distance>, String)> {
+    if plan.apart.is_zero() {
+        return Ok((Vec::new(), cluster.url()));
+    }
+    let ways = cluster.nodes.iter().map(|node| Distance::to(node.port, plan.apart)).collect::<Result<Vec<_>>>()?;
+    for (node, way) in cluster.nodes.iter().zip(&ways) {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("cluster-announce-bus-port").arg(node.port + 10_000);
+        set.arg("cluster-announce-port").arg(way.port).exec(&mut node.connect()?)?;
+    }
+    until(|| {
+        let known = |node: &Server| -> Result<bool> {
+            let text: String = redis::cmd("CLUSTER").arg("NODES").query(&mut node.connect()?)?;
+            Ok(ways.iter().all(|way| text.contains(&format!(":{}@", way.port))))
+        };
+        cluster.nodes.iter().try_fold(true, |all, node| Ok(all && known(node)?))
+    })?;
+    let url = format!("redis://127.0.0.1:{}", ways.first().context("no nodes")?.port);
+    Ok((ways, url))
 }
 
 /// So many sources, an eighth of the keys on each, into one server.
@@ -84,8 +114,15 @@ fn native(plan: &Plan, sources: &[&Server]) -> Result<Vec<f64>> {
     let replicas = sources.iter().map(|_| Server::start(&plan.server, AT_ONCE)).collect::<Result<Vec<_>>>()?;
     let targets: Vec<&Server> = replicas.iter().collect();
     measure(sources, &targets, || {
+        let mut ways = Vec::new();
         for (source, replica) in sources.iter().zip(&replicas) {
-            redis::cmd("SLAVEOF").arg("127.0.0.1").arg(source.port).exec(&mut replica.connect()?)?;
+            let mut port = source.port;
+            if !plan.apart.is_zero() {
+                let way = Distance::to(port, plan.apart)?;
+                port = way.port;
+                ways.push(way);
+            }
+            redis::cmd("SLAVEOF").arg("127.0.0.1").arg(port).exec(&mut replica.connect()?)?;
         }
         for replica in &replicas {
             until(|| Ok(replica.info("master_link_status")? == "up"))?;

@@ -16,9 +16,8 @@ use crate::target::Destination;
 const SKEW_MS: i64 = 2000;
 /// A way that is not so many times as fast as what comes is near its end.
 const ROOM: u64 = 2;
-/// A batch is about so long, and costs so many round trips.
-const BATCH: u64 = 1 << 20;
-const TRIPS: u32 = 3;
+/// A transaction costs a round trip, and is no longer than this.
+const BATCH: u64 = 4 << 20;
 
 impl Writes {
     /// For people.
@@ -31,8 +30,7 @@ impl Writes {
 impl Way {
     /// Bytes a second that transactions of ours can carry.
     pub(super) fn carries(self) -> Option<u64> {
-        let batches = self.round_trip * TRIPS;
-        let by_trips = super::words::per_second(BATCH, batches.max(Duration::from_micros(1)));
+        let by_trips = super::words::per_second(BATCH, self.round_trip.max(Duration::from_micros(1)));
         self.bytes_per_second.map(|line| line.min(by_trips))
     }
 

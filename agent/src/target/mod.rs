@@ -11,6 +11,7 @@ mod refusal;
 mod reply;
 pub mod routed;
 mod session;
+mod span;
 pub mod territory;
 mod writer;
 

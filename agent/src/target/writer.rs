@@ -4,7 +4,6 @@
 //! What waits goes out together: as much as keeps the way to the target busy for its round trip.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
 use dts_common::error::{Error, Result};
@@ -12,17 +11,15 @@ use tokio::sync::{mpsc, watch};
 
 use super::claim::{CLAIM_STEP, Keys, Raised, raise};
 use super::session::{Failure, Session, rewound};
+use super::span::span;
 use super::{Applied, Checkpoint, Instruction, Phase};
 use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit};
 
-/// A transaction is so long that this many bytes a second get through …
-const PER_SECOND: f64 = 64e6;
-/// … within these bounds.
+/// A transaction is worth its round trip from here on.
 const SHORTEST: usize = 256 << 10;
-const LONGEST: usize = 4 << 20;
 /// Of a transaction; so many can wait.
 const PIECES: usize = 4;
 
@@ -84,7 +81,7 @@ impl Writer {
 
     /// How long a transaction may become by what waits behind its first chunk.
     fn span(&self) -> usize {
-        span(self.session.round_trip())
+        span(self.session.round_trip(), SHORTEST)
     }
 
     /// The chunk, and those that wait behind it.
@@ -208,12 +205,6 @@ struct Batch {
     last: Option<Commit>,
 }
 
-fn span(round_trip: Duration) -> usize {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and bounded behind it")]
-    let bytes = (round_trip.as_secs_f64() * PER_SECOND) as usize;
-    bytes.clamp(SHORTEST, LONGEST)
-}
-
 /// True if `found` is `record`, or what claims of ours whose answer was lost made of it: each raises the sequence by two,
 /// a transaction by one.
 fn is_or_was_claimed(found: &Checkpoint, record: &Checkpoint) -> bool {
@@ -240,11 +231,5 @@ mod tests {
         }
         assert!(!is_or_was_claimed(&record(9), &stands), "the target lost what it confirmed");
         assert!(!is_or_was_claimed(&Checkpoint { copy: 2, ..record(10) }, &stands));
-    }
-
-    #[test]
-    fn a_far_target_gets_longer_transactions() {
-        let of = |ms| span(Duration::from_millis(ms));
-        assert_eq!((of(0), of(1), of(10), of(1000)), (SHORTEST, SHORTEST, 640_000, LONGEST));
     }
 }

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::link::{Identity, Item, Link, Outcome};
 use super::topology::Topology;
 use crate::endpoint::Endpoint;
+use crate::target::span::span;
 
-/// What a round may hold.
+/// What a round may hold at least: far away it is more.
 const ROUND_BYTES: usize = 1 << 20;
 const ROUND_ITEMS: usize = 4096;
 
@@ -21,7 +22,7 @@ const ROUND_ITEMS: usize = 4096;
 #[derive(Debug)]
 pub(super) enum Event {
     /// A connection may write.
-    Up { line: u64 },
+    Up { line: u64, round_trip: Duration },
     /// A round is over.
     Done { line: u64, outcomes: Vec<(u16, Outcome)> },
     /// A connection broke, or did not come about.
@@ -39,6 +40,7 @@ pub(super) struct Line {
     rounds: mpsc::Sender<Vec<(u16, Item)>>,
     abort: AbortHandle,
     up: bool,
+    round_bytes: usize,
     /// The slots whose turn has not come.
     pub(super) ready: VecDeque<u16>,
     /// The slots of the round that is on its way, and since when.
@@ -83,6 +85,7 @@ impl Lines {
                 rounds,
                 abort,
                 up: false,
+                round_bytes: ROUND_BYTES,
                 ready: VecDeque::new(),
                 sent: Vec::new(),
                 since: Instant::now(),
@@ -106,9 +109,9 @@ impl Lines {
     }
 
     /// A line may write.
-    pub(super) fn is_up(&mut self, number: u64) {
+    pub(super) fn is_up(&mut self, number: u64, round_trip: Duration) {
         let Some(line) = self.by_number(number) else { return };
-        line.up = true;
+        (line.up, line.round_bytes) = (true, span(round_trip, ROUND_BYTES));
         let name = line.endpoint.to_string();
         self.closed.remove(&name);
     }
@@ -146,7 +149,8 @@ impl Line {
     /// Begins a round with what `next` gives for the slots in line.
     pub(super) fn begin(&mut self, mut next: impl FnMut(u16) -> Option<(Item, usize)>) {
         let (mut items, mut bytes) = (Vec::new(), 0);
-        while bytes < ROUND_BYTES && items.len() < ROUND_ITEMS {
+        let most = ROUND_ITEMS * self.round_bytes / ROUND_BYTES;
+        while bytes < self.round_bytes && items.len() < most {
             let Some(slot) = self.ready.pop_front() else { break };
             if let Some((item, size)) = next(slot) {
                 bytes += size;
@@ -183,7 +187,7 @@ async fn work(
     let lost = match Link::open(&endpoint, &identity).await {
         Err(error) => error,
         Ok(mut link) => {
-            if events.send(Event::Up { line }).await.is_err() {
+            if events.send(Event::Up { line, round_trip: link.round_trip }).await.is_err() {
                 return;
             }
             loop {

@@ -3,11 +3,13 @@
 //! master had not run is gone with them. So nothing of theirs can be applied behind what is read here.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 use dts_common::redis::resp;
+use tokio::time::Instant;
 
 use super::record;
 use crate::endpoint::Endpoint;
@@ -76,6 +78,8 @@ pub(super) struct Link {
     identity: Identity,
     name: String,
     connection: Connection,
+    /// How long the master took to answer when it had nothing else to do.
+    pub(super) round_trip: Duration,
 }
 
 impl Link {
@@ -83,8 +87,10 @@ impl Link {
         let Identity { shard, epoch, .. } = identity;
         let name = format!("dts:{}:{}:{epoch}:{:08x}", shard.task, shard.index, rand::random::<u32>());
         let mut connection = Connection::open(endpoint).await?;
+        let since = Instant::now();
         connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
-        let mut link = Self { identity: identity.clone(), name, connection };
+        let round_trip = since.elapsed();
+        let mut link = Self { identity: identity.clone(), name, connection, round_trip };
         link.evict(&BTreeSet::new()).await?;
         Ok(link)
     }

@@ -433,7 +433,7 @@ impl Writer {
     fn handle(&mut self, event: Option<Event>) -> Result<()> {
         match event {
             None => return Err(Error::new(Code::Internal, "the connections to the target are gone")),
-            Some(Event::Up { line }) => self.lines.is_up(line),
+            Some(Event::Up { line, round_trip }) => self.lines.is_up(line, round_trip),
             Some(Event::Done { line, outcomes }) => self.done(line, outcomes)?,
             Some(Event::Lost { line, error }) => {
                 if self.lost(line)? {
