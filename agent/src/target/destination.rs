@@ -49,12 +49,15 @@ impl Destination {
         }
     }
 
-    /// How many records of a task's shards stand there, as far as they count among its keys.
+    /// How many keys of ours stand there for a task that streams: records, claims, and which slots are whose.
     pub fn records(&self, topology: &topology::Topology) -> u64 {
+        let shards = u64::from(topology.shards());
         match (self, &topology.kind) {
-            (Self::Standalone(_) | Self::Routed(_), _) => 0,
+            (Self::Routed(_), _) => 0,
+            (Self::Standalone(_), Kind::Cluster) => 3 * shards,
+            (Self::Standalone(_), _) => 2 * shards,
             (Self::Cluster(_), Kind::Cluster) => SLOTS.into(),
-            (Self::Cluster(_), _) => u64::from(SLOTS) * u64::from(topology.shards()),
+            (Self::Cluster(_), _) => u64::from(SLOTS) * shards,
         }
     }
 
