@@ -3,6 +3,7 @@
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
+use dts_common::redis::slot::SlotSet;
 
 use super::connection::Connection;
 use super::reply::Reply;
@@ -57,6 +58,32 @@ pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Resul
         connection.call(&[b"SET", key.as_bytes(), now.encode().as_bytes()]).await?;
         if executed(&mut connection).await? {
             return Ok(Raised { connection, before, now });
+        }
+    }
+    Err(Error::new(Code::Fenced, "another writer keeps changing the record on the target"))
+}
+
+/// Leaves a record as if the shard had come so far: the task goes on from there. `slots`: those of the source, of a node of a cluster.
+pub(super) async fn leave(
+    endpoint: &Endpoint,
+    shard: &ShardId,
+    epoch: Epoch,
+    phase: &Phase,
+    slots: Option<&SlotSet>,
+) -> Result<()> {
+    let [position, owned] = ["position", "slots"].map(|name| reserved_key(shard, name));
+    let mut connection = Connection::open(endpoint).await?;
+    for _ in 0..RACES {
+        let before = watched(&mut connection, &position, epoch).await?;
+        let sequence = before.map_or(1, |before| before.sequence + CLAIM_STEP);
+        let now = Checkpoint { holder: None, epoch, sequence, copy: 0, phase: phase.clone() };
+        connection.call(&[b"MULTI"]).await?;
+        connection.call(&[b"SET", position.as_bytes(), now.encode().as_bytes()]).await?;
+        if let Some(slots) = slots {
+            connection.call(&[b"SET", owned.as_bytes(), slots.to_string().as_bytes()]).await?;
+        }
+        if executed(&mut connection).await? {
+            return Ok(());
         }
     }
     Err(Error::new(Code::Fenced, "another writer keeps changing the record on the target"))
