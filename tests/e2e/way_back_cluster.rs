@@ -213,7 +213,7 @@ pub(crate) fn returns(site: &Site, old: &Side, new: &Side, traffic: Traffic) -> 
     ensure!(old.of_ours()? + new.of_ours()? == 0, "keys of ours are left");
     for tag in TAGS {
         let again = redis::cmd("SET").arg(format!("again:{{{tag}}}")).arg(1).exec(&mut old.connect_for(tag)?);
-        again.context("every master of the old side is open again")?;
+        again.with_context(|| format!("every master of the old side is open again: {done:#}"))?;
     }
     Ok(())
 }

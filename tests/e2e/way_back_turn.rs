@@ -16,7 +16,6 @@ use crate::{state, until};
 
 /// Switched over until records of the way back begin to stand on the old side.
 fn in_the_middle(site: &Site, old: &Side) -> Result<()> {
-    // Watched from the last server: of a cluster that of the last records.
     let mut seen: Vec<Connection> = old.masters()?.into_iter().map(Server::connect).collect::<Result<_>>()?;
     site.begin(&json!({"keep_way_back": true}))?;
     until("records of the way back", || {
@@ -123,25 +122,37 @@ fn slots_of_the_new_side_that_move_end_the_way_back_by_name_and_it_copies_only_w
 }
 
 #[test]
-fn an_old_side_that_is_gone_at_the_turn_keeps_nobody_waiting_for_ever() -> Result<()> {
-    let (old, new) = (Side::server("redis-7.0")?, Side::cluster("redis-7.0", 3, 0)?);
-    // Their expiries have to be restored one by one: there is time to die.
-    let script = "for i = 1, 60000 do redis.call('SET', 'expiring:many:' .. i, i, 'PX', 100000000) end";
+fn clients_go_there_and_back_and_there_again_each_time_with_a_way_back() -> Result<()> {
+    let (old, new) = (Side::cluster("redis-7.0", 2, 0)?, Side::server("redis-7.0")?);
+    let mut site = Site::start()?;
+    let mut traffic = begin(&mut site, &old, &new)?;
+    for (from, to) in [(&old, &new), (&new, &old), (&old, &new)] {
+        let done = site.switch(&json!({"verify": "VERIFY_MODE_FULL", "keep_way_back": true}))?;
+        let told = traffic.refused()?;
+        exact(to, &told)?;
+        traffic = Traffic::start(to, told)?;
+        follows_back(&mut site, &done, to)?;
+        ensure!(Traffic::start(from, Traffic::nothing())?.refused().is_ok(), "one side is open at a time");
+    }
+    returns(&site, &old, &new, traffic)
+}
+
+#[test]
+fn a_turn_that_cannot_be_made_keeps_clients_waiting_for_half_a_minute_and_not_for_ever() -> Result<()> {
+    let (old, new) = (Side::server("redis-6.2")?, Side::cluster("redis-7.0", 3, 0)?);
     let Side::Server(server) = &old else { return Ok(()) };
-    redis::cmd("EVAL").arg(script).arg(0).exec(&mut server.connect()?)?;
     let mut site = Site::start()?;
     let traffic = begin(&mut site, &old, &new)?;
-    site.begin(&json!({"keep_way_back": true}))?;
-    site.until_phase(&["COMPLETING", "DONE"])?;
-    let told = traffic.refused()?;
-    until("the release", || Ok(new.of_ours()? == 0))?;
-    server.freeze(true)?;
-    let done = site.until_phase(&["DONE"]);
-    server.freeze(false)?;
-    let done = done?;
-    exact(&new, &told)?;
-    let lost = done["summary"].as_str().is_some_and(|summary| summary.contains("there is no way back"));
-    ensure!(lost || done["turned"]["sources"].is_array(), "either it was quick, or it says so: {done:#}");
+    // This version does not tell beforehand.
+    redis::cmd("ACL").arg("SETUSER").arg("dts").arg("-set").exec(&mut server.connect()?)?;
+    let done = site.switch(&json!({"keep_way_back": true}))?;
+    ensure!(done["phase"] == "SWITCH_OVER_PHASE_DONE", "{done:#}");
+    let why = done["summary"].as_str().unwrap_or_default();
+    ensure!(why.contains("there is no way back") && why.contains("permission"), "{done:#}");
+    exact(&new, &traffic.refused()?)?;
+    let back = site.task(done["wayBackTaskId"].as_str().context("a task")?)?;
+    ensure!(back["state"] == "TASK_STATE_CREATED", "it is not begun: {back:#}");
+    ensure!(old.of_ours()? + new.of_ours()? == 0, "keys of ours are left");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use dts_common::error::Result;
 use dts_proto::v1::SwitchOverNeed;
-use redis_protocol::resp2::types::BytesFrame;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use super::look::need;
 use super::place::{has_backlog, may_follow};
@@ -69,21 +69,26 @@ fn not_kept(job: &Job, new: &Destination) -> Option<&'static str> {
     }
 }
 
-/// The records of a cluster are written by script, behind the end of older connections. Changes nothing.
+/// Why our login may not write there what the way back begins with, as far as the server says so: before 7.0 for a cluster only. Changes nothing.
 async fn may_leave_records(source: &mut Client, master: &Endpoint) -> Result<Option<String>> {
-    if source.info("cluster").await?.get("cluster_enabled") != Some("1") {
-        return Ok(None);
-    }
-    // Where its slot is does not matter: who may not is told so first.
     let key = format!("{RESERVED_PREFIX}look");
-    let asked: [&[&[u8]]; 2] =
-        [&[b"EVAL", b"return redis.call('GET', KEYS[1])", b"1", key.as_bytes()], &[b"CLIENT", b"LIST"]];
+    let own = source.ask(&[b"ACL", b"WHOAMI"]).await?;
+    let own = own.as_str().unwrap_or_default().as_bytes();
+    let mut asked: Vec<Vec<&[u8]>> = vec![vec![b"ACL", b"DRYRUN", own, b"SET", key.as_bytes(), b"1"]];
+    if source.info("cluster").await?.get("cluster_enabled") == Some("1") {
+        // Where the slot of the key is does not matter: who may not is told so first.
+        asked.push(vec![b"EVAL", b"return redis.call('GET', KEYS[1])", b"1", key.as_bytes()]);
+        asked.push(vec![b"CLIENT", b"LIST"]);
+    }
     for words in asked {
-        if let BytesFrame::Error(text) = source.ask(words).await?
-            && (text.starts_with("NOPERM") || text.contains("no permissions"))
-        {
-            let needs = "the way back needs +eval +client|list +client|kill +client|setname and keys __dts:* of the task's login on the source";
-            return Ok(Some(format!("{needs} ({master}): {text}")));
+        let said = source.ask(&words).await?;
+        let said = match &said {
+            BytesFrame::Error(text) => text.to_string(),
+            said => said.as_str().unwrap_or_default().to_owned(),
+        };
+        if said.starts_with("NOPERM") || said.contains("no permissions") {
+            let needs = "the way back writes to the source: the task's login there needs what it needs on a target (dst.rights of a check)";
+            return Ok(Some(format!("{needs}; {master}: {said}")));
         }
     }
     Ok(None)

@@ -43,15 +43,17 @@ pub fn order(switch: &SwitchOver, index: u32) -> Option<SwitchOverOrder> {
 
 /// Takes in what the holder of a shard says, under its epoch; true if it is worth keeping.
 pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOverReport) -> bool {
-    if report.number != switch.number {
+    // What stands in the report of one that is done is what the next one goes by.
+    if report.number != switch.number || switch.phase() == SwitchOverPhase::Done {
         return false;
     }
     let holds = matches!(switch.phase(), SwitchOverPhase::Holding | SwitchOverPhase::Verifying);
+    let decided = switch.phase() == SwitchOverPhase::Completing;
     let Some(shard) = switch.shards.iter_mut().find(|shard| shard.index == index) else { return false };
     let Some(said) = &report.shard else { return false };
     let (before, turned) = (shard.clone(), switch.turned.clone());
     // Whoever comes after the one that turned does it again.
-    if index == 0 && switch.phase == i32::from(SwitchOverPhase::Completing) {
+    if index == 0 && decided {
         switch.turned.clone_from(&report.turned);
     }
     // Whoever comes after the one that held knows less.
@@ -62,6 +64,9 @@ pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOver
             epoch: before.epoch,
             held_at: before.held_at,
             write_gap_ms: before.write_gap_ms,
+            // What is decided stays so, whoever carries it out: who was closed out is let back in one day.
+            reached: said.reached || (decided && before.reached),
+            closed: said.closed || (decided && before.closed),
             ..said.clone()
         };
         if said.needs.is_empty() {
@@ -101,7 +106,7 @@ mod tests {
 
     #[test]
     fn one_turns_for_all_once_all_are_finished_and_whoever_comes_after_it_begins_anew() {
-        let shard = |index| SwitchOverShard { index, epoch: 7, ..SwitchOverShard::default() };
+        let shard = |index| SwitchOverShard { index, epoch: 7, closed: true, ..SwitchOverShard::default() };
         let mut switch = SwitchOver {
             number: 1,
             phase: SwitchOverPhase::Completing.into(),
@@ -121,9 +126,16 @@ mod tests {
         assert_eq!([step(&switch, 0), step(&switch, 1)], [Some(SwitchOverStep::Turn), Some(SwitchOverStep::Finish)]);
         let turned = SwitchOverReport { turned: Some(Turned::default()), ..finished(0) };
         assert!(take(&mut switch, 0, 7, &turned) && switch.turned.is_some());
-        let another = SwitchOverReport { number: 1, shard: Some(shard(0)), ..SwitchOverReport::default() };
+        let known = order(&switch, 0).and_then(|order| order.known);
+        let another = SwitchOverReport { number: 1, shard: known, ..SwitchOverReport::default() };
         assert!(take(&mut switch, 0, 8, &another) && switch.turned.is_none());
+        assert!(switch.shards[0].closed, "who was closed out has to be let back in one day");
         assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish));
+        switch.set_phase(SwitchOverPhase::Done);
+        let late =
+            SwitchOverReport { number: 1, shard: Some(SwitchOverShard::default()), ..SwitchOverReport::default() };
+        assert!(!take(&mut switch, 0, 8, &late) && switch.shards[0].closed);
+        switch.set_phase(SwitchOverPhase::Completing);
         (switch.way_back_task_id, switch.shards[0].finished) = (String::new(), true);
         assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish), "there is nothing to turn");
     }
