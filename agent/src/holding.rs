@@ -7,7 +7,7 @@ use dts_common::redis::resp;
 
 use crate::apply::{Driver, Mode};
 use crate::client::Client;
-use crate::endpoint::Side;
+use crate::endpoint::{Endpoint, Side};
 use crate::restore::{Page, ttls};
 use crate::sweep::{self, Scan};
 
@@ -15,15 +15,36 @@ use crate::sweep::{self, Scan};
 const STEPS_BETWEEN_PAGES: usize = 256;
 
 impl Driver {
-    /// Walks over every key once. Cut off and begun again it ends the same.
+    /// Walks over every key of ours once. Cut off and begun again it ends the same.
     pub(crate) async fn hold_what_is_there(&mut self) -> Result<()> {
-        let target = self.context.target.clone();
-        let mut scan = Scan::open(&target, |counts| !counts.contains("expires=0,")).await?;
-        let mut client = Client::connect(&target, Side::Target).await?;
-        while let Some(page) = scan.next_page().await? {
-            if self.released() || !matches!(self.mode, Mode::Streaming(_)) {
+        let destination = self.context.destination.clone();
+        loop {
+            let parts = destination.parts().await?;
+            let mut walked = Ok(());
+            for server in &parts.servers {
+                walked = self.hold_on(server).await;
+                if walked.is_err() {
+                    break;
+                }
+            }
+            match walked {
+                Ok(()) if !self.streams() || destination.is_still(&parts).await? => return Ok(()),
+                Err(error) if !destination.has_moved(&error) => return Err(error),
+                // Keys that changed their place meanwhile may not have been seen.
+                _ => self.quiet().await?,
+            }
+        }
+    }
+
+    async fn hold_on(&mut self, server: &Endpoint) -> Result<()> {
+        let mut scan = Scan::open(server, |counts| !counts.contains("expires=0,")).await?;
+        let mut client = Client::connect(server, Side::Target).await?;
+        while let Some(mut page) = scan.next_page().await? {
+            if !self.streams() {
                 return Ok(());
             }
+            // Those of other shards are theirs: their streams refresh them.
+            page.keys.retain(|key| self.context.owner.may_own(key));
             let held = held(&mut client, &page).await?;
             self.write_page(held).await?;
             for _ in 0..STEPS_BETWEEN_PAGES {
@@ -36,6 +57,10 @@ impl Driver {
             self.quiet().await?;
         }
         Ok(())
+    }
+
+    fn streams(&self) -> bool {
+        !self.released() && matches!(self.mode, Mode::Streaming(_))
     }
 }
 

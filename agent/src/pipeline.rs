@@ -64,7 +64,7 @@ pub struct Job {
     pub skip_cross_slot: bool,
     /// Begin with a new copy, whatever the record says: the number of the copy that it is to replace, once it is known.
     pub resync: Option<Arc<OnceLock<u64>>>,
-    /// Only go on from what the record says: a source that cannot do that ends the shard.
+    /// Only go on from what the record says: a source that cannot do that, or a record that does not say it, ends the shard.
     pub continue_only: bool,
     /// Its bounds; they may change.
     pub limits: watch::Receiver<Limits>,
@@ -286,6 +286,12 @@ impl Writer {
 
 /// What the target's record means for this attempt.
 async fn start(job: &Job, facts: &Facts, record: Option<Checkpoint>) -> Result<Start> {
+    let begun = record.as_ref().is_some_and(|record| record.copy > 0 && record.phase != Phase::Taken);
+    let streams = matches!(record, Some(Checkpoint { phase: Phase::Streaming { .. }, .. }));
+    if job.continue_only && job.resync.is_none() && !begun && !streams {
+        let message = "slots of the new side were moved, or a record of the way back is gone from the old side";
+        return Err(Error::new(Code::WayBackLost, message));
+    }
     let Some(record) = record else { return Ok(Start { resume: None, copy: 0, dirty: false }) };
     let (resume, dirty) = match record.phase {
         // Once the new copy has begun, the record itself says that it has to be ended.

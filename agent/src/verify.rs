@@ -40,7 +40,7 @@ pub struct Facts {
     pub untouched: bool,
     /// What was proved of a node of a cluster.
     pub proof: Option<Proof>,
-    /// The names of the target's own stream, now and before it was promoted; of a cluster, of none of its nodes.
+    /// The names of the target's own streams, now and before their servers were promoted.
     pub target_histories: Vec<ReplicationId>,
 }
 
@@ -81,6 +81,10 @@ pub async fn verify(job: &Job) -> Result<Facts> {
         }
         Destination::Cluster(seeds) => {
             has_one_database(&mut from, &job.selection).await?;
+            for master in facts.destination.servers().await? {
+                let mut to = Client::connect(&master, Side::Target).await?;
+                facts.target_histories.extend(histories(&mut to).await?);
+            }
             is_whole_and_ours(job, seeds).await?
         }
         Destination::Routed(_) => true,

@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     /// Do not close the source: what writes to it afterwards is nowhere else.
     #[arg(long)]
     leave_open: bool,
-    /// Go on in the other direction afterwards, so that going back is possible.
+    /// Go on in the other direction afterwards, so that going back is possible: from one server or one cluster into one server or one cluster.
     #[arg(long)]
     keep_way_back: bool,
     /// Show the last one.
@@ -138,6 +138,11 @@ fn doing(phase: SwitchOverPhase) -> &'static str {
 
 pub(crate) fn as_json(switch: &SwitchOver) -> Value {
     let when = |at: Option<prost_types::Timestamp>| at.map(|at| at.to_string());
+    let sources = switch.turned.iter().flat_map(|turned| &turned.sources);
+    let way_back = sources.map(|source| {
+        let server = format!("{}:{}", source.host, source.port);
+        json!({"server": server, "slots": source.slots, "offset": source.offset})
+    });
     json!({
         "event": "switch_over",
         "number": switch.number,
@@ -150,6 +155,7 @@ pub(crate) fn as_json(switch: &SwitchOver) -> Value {
         "write_gap_ms": switch.write_gap_ms,
         "verification": switch.verification,
         "way_back_task": switch.way_back_task_id,
+        "way_back": way_back.collect::<Vec<_>>(),
         "shards": switch.shards.iter().map(shard_as_json).collect::<Vec<_>>(),
     })
 }
@@ -170,7 +176,6 @@ fn shard_as_json(shard: &SwitchOverShard) -> Value {
         "freed": shard.freed,
         "write_gap_ms": shard.write_gap_ms,
         "error": shard.error,
-        "way_back_offset": shard.way_back_offset,
     })
 }
 
@@ -201,7 +206,8 @@ pub(crate) fn lines(switch: &SwitchOver) -> Vec<String> {
             lines.push(format!("  shard {}: {}", shard.index, shard.error));
         }
     }
-    if !switch.way_back_task_id.is_empty() && switch.phase() == SwitchOverPhase::Done {
+    let lost = switch.turned.as_ref().is_some_and(|turned| turned.sources.is_empty());
+    if !switch.way_back_task_id.is_empty() && switch.phase() == SwitchOverPhase::Done && !lost {
         lines.push(format!("  the way back: task {}", switch.way_back_task_id));
     }
     lines

@@ -19,6 +19,7 @@ mod trail;
 #[cfg(test)]
 mod upgrade;
 mod verification;
+mod way_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -253,7 +254,7 @@ impl<S: Store> Engine<S> {
         self.settle_switches(&mut world.tasks).await?;
         self.mirror_positions(&mut world).await?;
         self.reconcile(&mut world).await?;
-        let ways_back = switching::to_start(&world.tasks);
+        let ways_back = way_back::to_start(&world.tasks);
         drop(world);
         self.start_ways_back(ways_back).await;
         Ok(())

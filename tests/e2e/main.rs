@@ -43,6 +43,8 @@ mod verify;
 mod versions;
 mod walkthrough;
 mod way_back;
+mod way_back_cluster;
+mod way_back_turn;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -13,7 +13,7 @@ use crate::{keys_of_ours, state, until};
 const PASSWORD: &str = "of-the-task";
 
 /// A user of the task's own: the others can be closed out then, while the task writes.
-fn with_own_login(server: &Server) -> Result<Value> {
+pub(crate) fn with_own_login(server: &Server) -> Result<Value> {
     let mut connection = server.connect()?;
     let mut user = redis::cmd("ACL");
     user.arg("SETUSER").arg("dts").arg("on").arg(format!(">{PASSWORD}")).arg("~*").arg("&*").arg("+@all");

@@ -25,7 +25,7 @@ pub(super) async fn users(client: &mut Client, spare: bool, known: &[ClosedUser]
             return Err(Error::new(Code::InvalidRequest, message));
         }
         let commands = field("commands").and_then(|commands| commands.as_str()).ok_or_else(|| odd("ACL GETUSER"))?;
-        all.push(ClosedUser { name: name.to_owned(), commands: commands.to_owned() });
+        all.push(ClosedUser { name: name.to_owned(), commands: commands.to_owned(), server: String::new() });
     }
     Ok(all)
 }

@@ -4,12 +4,12 @@ use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{ClosedUser, SwitchOverNeed, SwitchOverSpec};
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
-use super::{at, close, turn, writes};
+use super::{address, at, back, close, writes};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
 use crate::status::Board;
-use crate::verify::{client as any_of, destination, version};
+use crate::verify::version;
 
 /// What was found.
 pub(super) struct Found {
@@ -22,10 +22,8 @@ pub(super) struct Found {
 pub(super) async fn master(job: &Job, board: &Board) -> Result<Endpoint> {
     let read_from = board.read().reading_from;
     let mut endpoint = job.source.clone();
-    if let Some((host, port)) = read_from.rsplit_once(':')
-        && let Ok(port) = port.parse()
-    {
-        endpoint = at(&job.source, host.trim_matches(['[', ']']), port);
+    if let Some((host, port)) = address(&read_from) {
+        endpoint = at(&job.source, host, port);
     }
     // A replica of a replica has a master behind its master.
     for _ in 0..4 {
@@ -48,12 +46,12 @@ pub(super) async fn look(job: &Job, board: &Board, spec: &SwitchOverSpec) -> Res
     let (closing, users) = closing(&mut client, spec).await?;
     needs.push(closing);
     if spec.keep_way_back {
-        needs.push(way_back(job, &mut client).await?);
+        needs.push(back::look(job, &mut client, &master).await?);
     }
     Ok(Found { master, needs, users })
 }
 
-fn need(step: &str, does: impl Into<String>, missing: Option<String>) -> SwitchOverNeed {
+pub(super) fn need(step: &str, does: impl Into<String>, missing: Option<String>) -> SwitchOverNeed {
     SwitchOverNeed { step: step.into(), does: does.into(), missing: missing.unwrap_or_default() }
 }
 
@@ -123,36 +121,4 @@ async fn closing(client: &mut Client, spec: &SwitchOverSpec) -> Result<(SwitchOv
     });
     let does = format!("takes everything that writes from the source's users ({})", names.join(", "));
     Ok((need("close", does, missing), users))
-}
-
-async fn way_back(job: &Job, source: &mut Client) -> Result<SwitchOverNeed> {
-    let missing = |why: &str| Some(why.to_owned());
-    let destination = destination(job).await?;
-    let is_server = |info: crate::client::Info| info.get("cluster_enabled") != Some("1");
-    let two_servers =
-        matches!(destination, crate::target::Destination::Standalone(_)) && is_server(source.info("cluster").await?);
-    if !two_servers || job.topology.is_shared() {
-        return Ok(need("way_back", "", missing("the way back is kept between one server and one server")));
-    }
-    if !job.selection.is_everything() {
-        return Ok(need(
-            "way_back",
-            "",
-            missing("the way back of a task with a filter or a map of databases is not kept"),
-        ));
-    }
-    let mut target = any_of(&destination).await?;
-    let replication = target.info("replication").await?;
-    let may_ask = turn::has_backlog(&replication) || turn::may_follow(&mut target).await?;
-    let refused = (!may_ask).then(|| "the task's login on the target needs +psync +replconf".to_owned());
-    let size = replication.number("repl_backlog_size").unwrap_or(0);
-    let does = format!(
-        "{} and a second task goes on from the target's offset at the switch, by its backlog of {size} bytes",
-        if turn::has_backlog(&replication) {
-            "the target keeps a backlog already,"
-        } else {
-            "has the target begin a backlog,"
-        }
-    );
-    Ok(need("way_back", does, refused))
 }

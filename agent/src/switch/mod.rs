@@ -1,11 +1,15 @@
-//! Switching clients over, seen from one source: writes are held, the barrier is taken, the source is closed, the way back is prepared.
+//! Switching clients over, seen from one source: writes are held, the barrier is taken, the source is closed; and, by one for
+//! all, the way back is prepared.
 //!
 //! The coordinator says which step is wanted; every step may be told again, to another agent as well. A hold is renewed in short pieces, so that it
 //! outlives nobody, and the source's own count of writing commands says at the end whether one came in between.
 
+mod back;
 mod close;
 mod hold;
 mod look;
+mod place;
+mod reopen;
 mod turn;
 mod writes;
 
@@ -13,10 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{ShardPhase, SwitchOverOrder, SwitchOverReport, SwitchOverShard, SwitchOverSpec, SwitchOverStep};
+use dts_proto::v1::{
+    ShardPhase, SwitchOverOrder, SwitchOverReport, SwitchOverShard, SwitchOverSpec, SwitchOverStep, Turned,
+};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -29,6 +35,9 @@ use hold::Hold;
 const TICK: Duration = Duration::from_millis(20);
 /// What cannot be done now is tried again so soon.
 const AGAIN: Duration = Duration::from_millis(300);
+/// Clients wait while the turn is tried: for so long, and then they come without a way back.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+const LEAST: Duration = Duration::from_secs(5);
 
 /// A switch-over that this agent takes part in.
 #[derive(Debug)]
@@ -52,7 +61,7 @@ impl Switch {
         let cancel = CancellationToken::new();
         let (sender, orders) = watch::channel(order);
         let span = job.span.clone();
-        let part = Part { job, board, shown: shown.clone(), hold: None };
+        let part = Part { job, board, shown: shown.clone(), hold: None, turning: None };
         let ends = cancel.clone();
         let task = tokio::spawn(
             async move {
@@ -140,6 +149,8 @@ struct Part {
     board: Board,
     shown: Shown,
     hold: Option<Hold>,
+    /// Since when the turn is tried.
+    turning: Option<Instant>,
 }
 
 impl Part {
@@ -171,7 +182,8 @@ impl Part {
             SwitchOverStep::Look => self.look(order).await?,
             SwitchOverStep::Hold => self.hold(order).await?,
             SwitchOverStep::Close => self.close(order).await?,
-            SwitchOverStep::Finish => self.finish(order).await?,
+            SwitchOverStep::Finish => self.finish().await?,
+            SwitchOverStep::Turn => self.turn(order).await?,
             SwitchOverStep::Free => self.free().await?,
             SwitchOverStep::Unspecified => false,
         };
@@ -187,7 +199,7 @@ impl Part {
         let kept = if step == SwitchOverStep::Free { Ok(()) } else { hold.renew().await };
         let held_for = hold.millis();
         self.shown.update(|report| report.held_for_ms = held_for);
-        if kept.is_err() && step == SwitchOverStep::Finish {
+        if kept.is_err() && matches!(step, SwitchOverStep::Finish | SwitchOverStep::Turn) {
             self.hold = None;
             return Ok(());
         }
@@ -209,6 +221,7 @@ impl Part {
         if self.hold.is_none() {
             let master = look::master(&self.job, &self.board).await?;
             let (hold, found) = Hold::begin(master, &spec(order)).await?;
+            self.shown.put(|shard| shard.master = hold.master.to_string());
             self.hold = Some(hold);
             self.shown.put(|shard| {
                 (shard.barrier, shard.writes) = (found.offset, found.writes);
@@ -252,7 +265,7 @@ impl Part {
         Ok(true)
     }
 
-    async fn finish(&mut self, order: &SwitchOverOrder) -> Result<bool> {
+    async fn finish(&mut self) -> Result<bool> {
         if self.board.read().phase() != ShardPhase::Released {
             return Ok(false);
         }
@@ -261,17 +274,51 @@ impl Part {
             hold.end().await?;
             self.hold = None;
         }
-        if !order.open.is_empty() {
-            close::open(&mut Client::connect(&self.job.target, Side::Target).await?, &order.open).await?;
-        }
-        if !order.way_back_task_id.is_empty() {
-            let master = look::master(&self.job, &self.board).await?;
-            let at = turn::turn(&self.job, &master, &order.way_back_task_id).await?;
-            self.shown.put(|shard| {
-                (shard.way_back_replication_id, shard.way_back_offset) = (at.history.to_string(), at.offset);
-            });
-        }
         self.shown.put(|shard| shard.finished = true);
+        Ok(true)
+    }
+
+    /// The place is taken before anybody can write to the target: what came before it would not come back.
+    async fn turn(&mut self, order: &SwitchOverOrder) -> Result<bool> {
+        if self.shown.read().turned.is_some() {
+            return Ok(true);
+        }
+        if !self.finish().await? {
+            return Ok(false);
+        }
+        let until = *self.turning.get_or_insert_with(Instant::now) + TURN_WITHIN;
+        let left = || until.saturating_duration_since(Instant::now());
+        let mut turned = Turned::default();
+        if !order.way_back_task_id.is_empty() {
+            let done = timeout(left(), turn::turn(&self.job, &self.board, &order.way_back_task_id)).await;
+            match done.unwrap_or_else(|_| Err(late())) {
+                Ok(done) => turned = done,
+                Err(error) if left().is_zero() => {
+                    // What an attempt found that had its time says more.
+                    let found = Some(self.shown.shard().error).filter(|found| !found.is_empty());
+                    let why = found.unwrap_or_else(|| error.to_string());
+                    turned.failed.push(format!("there is no way back: {why}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        while !order.open.is_empty() {
+            // What the turn took is not theirs to lose.
+            let within = left().max(LEAST);
+            match timeout(within, reopen::reopen(&self.job, &order.open)).await.unwrap_or_else(|_| Err(late())) {
+                Ok(()) => break,
+                Err(error) if left().is_zero() => {
+                    turned.failed.push(format!("users of the target are still closed out: {error}"));
+                    break;
+                }
+                Err(error) => {
+                    self.shown.wrong(&error);
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+        turned.failed.iter().for_each(|failed| tracing::error!("{failed}"));
+        self.shown.update(|report| report.turned = Some(turned));
         Ok(true)
     }
 
@@ -308,6 +355,21 @@ fn spec(order: &SwitchOverOrder) -> SwitchOverSpec {
 
 fn method(spec: &SwitchOverSpec) -> &'static str {
     if spec.writers_stopped { "watch" } else { "pause" }
+}
+
+fn late() -> Error {
+    Error::new(Code::TargetBusy, "it took too long")
+}
+
+/// Host and port, as they are told.
+fn parted(endpoint: &Endpoint) -> (String, u32) {
+    (endpoint.host.clone(), endpoint.port.into())
+}
+
+/// Of `host:port`.
+fn address(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host.trim_matches(['[', ']']), port.parse().ok()?))
 }
 
 /// The same login at another address.

@@ -1,107 +1,93 @@
-//! The way back: where the stream of the new side begins, left on the old side as the record of the task that goes on there.
-
-use std::time::Duration;
+//! The way back: where the streams of the new side begin, left on the old side as the records of the task that goes on there.
+//!
+//! Once every shard is released, and before clients are told to come: so nothing of ours comes back, and nothing of theirs is missed.
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::ShardId;
-use dts_common::position::{Position, ReplicationId};
-use dts_common::redis::resp;
-use redis_protocol::resp2::types::Resp2Frame as _;
-use tokio::time::{Instant, sleep};
+use dts_common::position::Position;
+use dts_proto::v1::{Turned, WayBackSource};
 
-use crate::client::{Client, Info};
+use super::place::{Place, backlog, place};
+use super::{look, parted};
+use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
-use crate::target::{Checkpoint, Phase, reserved_key};
+use crate::status::Board;
+use crate::target::cluster::{self, Scope, key_within};
+use crate::target::{self, Destination};
+use crate::topology::{Kind, Owner};
+use crate::verify::destination;
 
-/// A server whose stream is busy all the time with what is not ours gives us a moment in this.
-const WITHIN: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// Where the other way begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) history: ReplicationId,
-    pub(super) offset: u64,
-}
-
-/// True if what the server writes from now on can be asked for later.
-pub(super) fn has_backlog(replication: &Info) -> bool {
-    replication.number("repl_backlog_active") == Some(1)
-}
-
-/// False if the server says that our login may not ask for its stream. Before 7.0 it does not say.
-pub(super) async fn may_follow(client: &mut Client) -> Result<bool> {
-    let own = client.ask(&[b"ACL", b"WHOAMI"]).await?;
-    let own = own.as_str().unwrap_or_default();
-    let said = client.ask(&[b"ACL", b"DRYRUN", own.as_bytes(), b"PSYNC", b"?", b"-1"]).await?;
-    Ok(!said.as_str().is_some_and(|said| said.contains("no permissions")))
-}
-
-/// Takes the target's offset, and leaves it on the source as the record of the task that goes the other way.
-pub(super) async fn turn(job: &Job, master: &Endpoint, task: &str) -> Result<Place> {
-    let shard = ShardId { task: task.to_owned(), index: 0 };
-    let record = reserved_key(&shard, "position");
-    let mut old = Client::connect(master, Side::Source).await?;
-    let mut new = Client::connect(&job.target, Side::Target).await?;
-    backlog(&job.target, &mut new).await?;
-    let place = place(&mut new, &shard).await?;
-    let position = Position { history: Some(place.history), offset: place.offset, db: 0 };
-    let phase = Phase::Streaming { position, previous_offset: place.offset, holds_field_expiry: true };
-    let record_there = Checkpoint { holder: None, epoch: job.epoch, sequence: 1, copy: 0, phase };
-    old.call(&[b"SET", record.as_bytes(), record_there.encode().as_bytes()]).await?;
-    tracing::info!(shard = %job.shard, task, offset = place.offset, "the way back begins here");
-    Ok(place)
-}
-
-/// A server begins a backlog when the first replica asks, and keeps it for an hour (`repl-backlog-ttl`) after the last has gone.
-async fn backlog(target: &Endpoint, client: &mut Client) -> Result<()> {
-    if has_backlog(&client.info("replication").await?) {
-        return Ok(());
+/// Takes the offsets of the target's servers, and leaves them on the source. Done again, by another agent too, it begins anew.
+pub(super) async fn turn(job: &Job, board: &Board, task: &str) -> Result<Turned> {
+    let new = destination(job).await?;
+    let servers = servers(&new).await?;
+    let mut places = Vec::new();
+    for ((server, owner), index) in servers.iter().zip(0..) {
+        let shard = ShardId { task: task.to_owned(), index };
+        let mut client = Client::connect(server, Side::Target).await?;
+        backlog(server, &mut client).await?;
+        places.push(place(&mut client, &key_within(&shard, &Scope::of(owner), "way-back")).await?);
     }
-    let mut replica = Client::connect(target, Side::Target).await?;
-    // From 7.0 on the snapshot that nobody waits for has nothing in it. Others do not know the word.
-    replica.ask(&[b"REPLCONF", b"capa", b"eof"]).await?;
-    replica.ask(&[b"REPLCONF", b"rdb-filter-only", b""]).await?;
-    let mut psync = Vec::new();
-    resp::command(&mut psync, &[b"PSYNC", b"?", b"-1"]);
-    replica.send(&psync).await?;
-    let until = Instant::now() + WITHIN;
-    while !has_backlog(&client.info("replication").await?) {
-        if Instant::now() > until {
-            let message =
-                "the target begins no backlog: let a replica follow it, or grant the task's login +psync +replconf";
-            return Err(Error::new(Code::TargetUnsupported, message));
-        }
-        sleep(LOOK_EVERY).await;
+    let named = |servers: &[(Endpoint, Owner)]| -> Vec<(String, Owner)> {
+        servers.iter().map(|(server, owner)| (server.to_string(), owner.clone())).collect()
+    };
+    if named(&servers) != named(&self::servers(&new).await?) {
+        return Err(Error::new(Code::TargetBusy, "slots of the target were moved, or a master was replaced"));
     }
-    Ok(())
+    let old = old_side(job, board).await?;
+    for ((place, (_, owner)), index) in places.iter().zip(&servers).zip(0..) {
+        let shard = ShardId { task: task.to_owned(), index };
+        let position = Position { history: Some(place.history), offset: place.offset, db: 0 };
+        target::leave(&old, &shard, job.epoch, owner, position).await?;
+    }
+    tracing::info!(shard = %job.shard, task, servers = servers.len(), "the way back begins here");
+    let (target_host, target_port) = parted(&entry(&old).await?);
+    let sources = servers.iter().zip(&places).map(|((server, owner), place)| source(server, owner, place)).collect();
+    Ok(Turned { sources, target_host, target_port, failed: Vec::new() })
 }
 
-/// An offset at which database 0 is selected in the stream: behind a command of ours with nothing else around it.
-async fn place(client: &mut Client, shard: &ShardId) -> Result<Place> {
-    let name = reserved_key(shard, "way-back");
-    let (mut select, mut set) = (Vec::new(), Vec::new());
-    resp::command(&mut select, &[b"SELECT", b"0"]);
-    resp::command(&mut set, &[b"SET", name.as_bytes(), b"1"]);
-    let lengths = [set.len() as u64, (select.len() + set.len()) as u64];
-    let run_id = client.info("server").await?.get("run_id").unwrap_or_default().to_owned();
-    let unreadable = || Error::new(Code::TargetUnsupported, "the target does not tell its replication offset");
-    let until = Instant::now() + WITHIN;
-    loop {
-        let before = client.info("replication").await?.number("master_repl_offset").ok_or_else(unreadable)?;
-        client.call(&[b"SET", name.as_bytes(), b"1"]).await?;
-        let after = client.info("replication").await?;
-        let offset = after.number("master_repl_offset").ok_or_else(unreadable)?;
-        if lengths.contains(&offset.saturating_sub(before)) {
-            let history = after.get("master_replid").unwrap_or(&run_id).parse().map_err(|_| unreadable())?;
-            client.call(&[b"DEL", name.as_bytes()]).await?;
-            return Ok(Place { history, offset });
+/// The servers that together are the new side, and whose streams together are all that happens there.
+pub(super) async fn servers(new: &Destination) -> Result<Vec<(Endpoint, Owner)>> {
+    match new {
+        Destination::Standalone(server) => Ok(vec![(server.clone(), Owner::Everything)]),
+        Destination::Cluster(seeds) => {
+            let moving = || Error::new(Code::TargetBusy, "slots of the target cluster are not at rest");
+            let topology = cluster::Topology::at_rest(seeds).await?.ok_or_else(moving)?;
+            Ok(topology.by_slots().into_iter().map(|(master, slots)| (master, Owner::Slots(slots))).collect())
         }
-        if Instant::now() > until {
-            let message = "the target is written to by somebody else before it was handed over";
-            return Err(Error::new(Code::TargetBusy, message));
+        Destination::Routed(endpoint) => {
+            let message = format!("the servers behind {endpoint} are not known: their streams cannot be followed");
+            Err(Error::new(Code::TargetUnsupported, message))
         }
-        sleep(LOOK_EVERY).await;
     }
+}
+
+/// The source, as what the way back writes to.
+async fn old_side(job: &Job, board: &Board) -> Result<Destination> {
+    if matches!(job.topology.kind, Kind::Cluster) {
+        return Ok(Destination::Cluster(job.topology.siblings.clone()));
+    }
+    let master = look::master(job, board).await?;
+    let cluster = Client::connect(&master, Side::Source).await?.info("cluster").await?;
+    // One node that has all slots counts as a server by itself, and takes what a cluster takes.
+    Ok(match cluster.get("cluster_enabled") {
+        Some("1") => Destination::Cluster(vec![master]),
+        _ => Destination::Standalone(master),
+    })
+}
+
+/// A server of the old side that lives: the one that was listed may be a replica, or gone.
+async fn entry(old: &Destination) -> Result<Endpoint> {
+    let nobody = || Error::new(Code::TargetBusy, "the old side has no master");
+    old.servers().await?.into_iter().next().ok_or_else(nobody)
+}
+
+fn source(server: &Endpoint, owner: &Owner, place: &Place) -> WayBackSource {
+    let (host, port) = parted(server);
+    let slots = match owner {
+        Owner::Slots(slots) => slots.to_string(),
+        _ => String::new(),
+    };
+    WayBackSource { host, port, slots, replication_id: place.history.to_string(), offset: place.offset }
 }

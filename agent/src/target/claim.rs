@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
+use dts_common::redis::slot::SlotSet;
 use dts_common::redis::version::ServerVersion;
 use redis_protocol::resp2::types::BytesFrame;
 
@@ -99,6 +100,33 @@ async fn multi_is_never_refused(connection: &mut Connection) -> Result<bool> {
     let Reply::Bulk(Some(info)) = connection.call(&[b"INFO", b"server"]).await? else { return Ok(false) };
     let info = Info::of(&BytesFrame::BulkString(Bytes::from(info)));
     Ok(ServerVersion::from_info(|field| info.get(field)).is_some_and(|version| version.at_least(6, 0)))
+}
+
+/// Leaves a record as if the shard had come so far: the task goes on from there. `slots`: those of the source, of a node of a cluster.
+pub(super) async fn leave(
+    endpoint: &Endpoint,
+    shard: &ShardId,
+    epoch: Epoch,
+    phase: &Phase,
+    slots: Option<&SlotSet>,
+) -> Result<()> {
+    let keys = Keys::of(shard);
+    let [_, owned] = &keys.others;
+    let mut connection = Connection::open(endpoint).await?;
+    for _ in 0..RACES {
+        let before = watched(&mut connection, &keys, epoch).await?;
+        let sequence = before.map_or(1, |before| before.sequence + CLAIM_STEP);
+        let now = Checkpoint { holder: None, epoch, sequence, copy: 0, phase: phase.clone() };
+        connection.call(&[b"MULTI"]).await?;
+        connection.call(&[b"SET", keys.record.as_bytes(), now.encode().as_bytes()]).await?;
+        if let Some(slots) = slots {
+            connection.call(&[b"SET", owned.as_bytes(), slots.to_string().as_bytes()]).await?;
+        }
+        if executed(&mut connection).await? {
+            return Ok(());
+        }
+    }
+    Err(Error::new(Code::TargetBusy, "another writer keeps changing the record on the target"))
 }
 
 /// Removes our keys; missing ones are gone already.

@@ -7,6 +7,7 @@ pub mod cluster;
 mod connection;
 mod destination;
 mod fence;
+mod onward;
 mod refusal;
 mod reply;
 pub mod routed;
@@ -19,6 +20,7 @@ pub use applied::{Applied, Notes};
 pub use checkpoint::{Checkpoint, NOBODY, Phase, RESERVED_PREFIX, reserved_key};
 pub use claim::{claim, release};
 pub use destination::{Destination, NODES_FILE, Parts, remember, seeds};
+pub use onward::leave;
 pub use writer::Writer;
 
 use crate::route::Chunk;

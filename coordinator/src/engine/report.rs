@@ -6,7 +6,7 @@ use dts_common::error::Result;
 use dts_proto::v1::{Report, ShardReport, ShardStatus, TaskState};
 
 use super::probe::cut_off;
-use super::{Engine, Held, World, life, switching, verification};
+use super::{Engine, Held, World, life, verification, way_back};
 use crate::store::Store;
 use crate::task::{Step, decide};
 
@@ -68,8 +68,8 @@ impl<S: Store> Engine<S> {
                     held.advanced = held.revision;
                     return Ok(());
                 }
-                // Clients may use the target once every part of a switch-over is done.
-                Some(Step::Enter(TaskState::Completed)) if !switching::is_finished(held) => return Ok(()),
+                // Clients may use the target once every part of a switch-over is done, and the way back prepared.
+                Some(Step::Enter(TaskState::Completed)) if !way_back::is_finished(held) => return Ok(()),
                 Some(Step::Enter(state)) => self.enter(held, state).await?,
                 Some(Step::Release) => {
                     held.stored.releasing = true;

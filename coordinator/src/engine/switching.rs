@@ -6,17 +6,13 @@ use std::time::{Duration, SystemTime};
 use dts_common::error::{Code, Error, Result};
 use dts_common::telemetry::traceparent;
 use dts_proto::v1::{
-    ClosedUser, CompletionOutcome, CompletionReport, Mode, ShardPhase, ShardReport, SwitchOver, SwitchOverPhase,
-    SwitchOverShard, SwitchOverSpec, Task, TaskAction, TaskSpec, TaskState, VerifyMode, VerifySpec, VerifyState,
+    CompletionOutcome, CompletionReport, Mode, ShardPhase, ShardReport, SwitchOver, SwitchOverPhase, SwitchOverShard,
+    SwitchOverSpec, Task, TaskAction, TaskSpec, TaskState, VerifyMode, VerifySpec, VerifyState,
 };
 
-use super::{Engine, Held, World, life, not_found};
+use super::{Engine, Held, life, not_found, way_back};
 use crate::store::Store;
 use crate::switch::{self, Next, Seen, goes_on, may_return};
-
-/// Of the name of a task.
-const LONGEST_NAME: usize = 128;
-const WAY_BACK: &str = " (way back)";
 
 impl<S: Store> Engine<S> {
     /// Begins a switch-over, or its rehearsal.
@@ -40,8 +36,9 @@ impl<S: Store> Engine<S> {
         }
         let spec = switch::checked(spec, task.spec.as_ref().unwrap_or(&TaskSpec::default()))?;
         let opens = world.tasks.get(&task.spec.as_ref().map_or(String::new(), |spec| spec.way_back_of.clone()));
-        let opens = opens.map(closed_by).unwrap_or_default();
-        let way_back_task_id = match spec.keep_way_back && !spec.rehearse {
+        let opens = opens.map(way_back::closed_by).unwrap_or_default();
+        let kept = spec.keep_way_back && task.spec.as_ref().is_some_and(switch::may_keep_way_back);
+        let way_back_task_id = match kept && !spec.rehearse {
             true => self.way_back(&mut world, &task).await?.id,
             false => String::new(),
         };
@@ -173,6 +170,9 @@ impl<S: Store> Engine<S> {
                 switch.write_gap_ms = gap(switch, now);
                 switch.summary =
                     format!("clients may use the target; writes stood still for {} ms", switch.write_gap_ms);
+                for failed in switch.turned.iter().flat_map(|turned| &turned.failed) {
+                    switch.summary = format!("{}; {failed}", switch.summary);
+                }
                 held.stored.note("switched over", None);
             }
             _ => {}
@@ -196,62 +196,12 @@ impl<S: Store> Engine<S> {
         switch.summary = why;
         self.save(held).await
     }
-
-    /// The task that goes the other way; it is started when the switch is done.
-    async fn way_back(&self, world: &mut World, task: &Task) -> Result<Task> {
-        let mut spec = task.spec.clone().unwrap_or_default();
-        self.sealer.unseal(&mut spec)?;
-        let (source, target) = (spec.sources.first().cloned(), spec.target.clone());
-        let name: String = spec.name.trim_end_matches(WAY_BACK).chars().take(LONGEST_NAME / 2).collect();
-        let back = TaskSpec {
-            name: format!("{name}{WAY_BACK}"),
-            sources: target.into_iter().collect(),
-            target: source,
-            mode: Mode::Sync.into(),
-            limits: spec.limits,
-            // The old side is as old as it is.
-            allow_downgrade: true,
-            way_back_of: task.id.clone(),
-            ..TaskSpec::default()
-        };
-        self.create_within(world, back, format!("way back of {}", task.id)).await
-    }
-
-    /// Ways back whose switch is done.
-    pub(super) async fn start_ways_back(&self, ids: Vec<String>) {
-        for id in ids {
-            if let Err(error) = self.start(&id, 0, true).await {
-                tracing::warn!(task = id, %error, "the way back was not started");
-            }
-        }
-    }
 }
 
 /// Agents have said what the store does not know yet.
 fn is_new(held: &Held) -> bool {
     let of = |task: &Option<Task>| task.as_ref().and_then(|task| task.switch_over.clone());
     of(&held.stored.task) != of(&held.saved.task)
-}
-
-/// False while a switch-over has still to finish what belongs to it.
-pub(super) fn is_finished(held: &Held) -> bool {
-    let switch = held.task().switch_over.unwrap_or_default();
-    switch.phase() != SwitchOverPhase::Completing || switch.shards.iter().all(|shard| shard.finished)
-}
-
-/// Tasks of ways back that were never begun, and whose time has come.
-pub(super) fn to_start(tasks: &BTreeMap<String, Held>) -> Vec<String> {
-    let switched = tasks.values().filter_map(|held| held.view().switch_over.as_ref());
-    let done = |switch: &&SwitchOver| switch.phase() == SwitchOverPhase::Done && !switch.way_back_task_id.is_empty();
-    let back = |switch: &SwitchOver| tasks.get(&switch.way_back_task_id);
-    let waits = |held: &&Held| held.view().state() == TaskState::Created && held.stored.run.is_none() && !held.unsure;
-    switched.filter(done).filter_map(back).filter(waits).map(|held| held.view().id.clone()).collect()
-}
-
-fn closed_by(held: &Held) -> Vec<ClosedUser> {
-    let switch = held.task().switch_over.unwrap_or_default();
-    let closed = switch.shards.into_iter().filter(|shard| shard.closed);
-    closed.flat_map(|shard| shard.closed_users).collect()
 }
 
 fn seen(held: &Held, switch: &SwitchOver) -> Seen {

@@ -9,7 +9,7 @@ pub use order::{order, take};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{SwitchOver, SwitchOverPhase, SwitchOverSpec, TaskSpec, VerifyMode};
+use dts_proto::v1::{SourceKind, SwitchOver, SwitchOverPhase, SwitchOverSpec, TaskSpec, Topology, VerifyMode};
 
 /// If the request does not say.
 const HOLD_FOR_MS: u32 = 30_000;
@@ -23,14 +23,25 @@ pub fn checked(spec: SwitchOverSpec, task: &TaskSpec) -> Result<SwitchOverSpec> 
     if !(SHORTEST_MS..=LONGEST_MS).contains(&hold_for_ms) {
         return wrong("spec.hold_for_ms has to be 1000 to 600000");
     }
-    if spec.keep_way_back && task.sources.len() != 1 {
-        return wrong("spec.keep_way_back: the way back is kept between one server and one server");
-    }
     let counts = [spec.verify(), spec.verify_before()].contains(&VerifyMode::Count);
     if counts && task.sources.len() > 1 {
         return wrong("mode count compares a target with its only source");
     }
     Ok(SwitchOverSpec { hold_for_ms, ..spec })
+}
+
+/// True if one task can go the other way: into one server or one cluster. What stands against it besides is found by the agents, who look.
+pub fn may_keep_way_back(task: &TaskSpec) -> bool {
+    match task.topology.as_ref().map(Topology::kind).unwrap_or_default() {
+        SourceKind::Cluster => true,
+        SourceKind::Codis | SourceKind::Twemproxy => false,
+        _ => task.sources.len() == 1,
+    }
+}
+
+/// True if something is to be prepared between the release of the last shard and the moment at which clients may come.
+pub fn turns(switch: &SwitchOver) -> bool {
+    !switch.way_back_task_id.is_empty() || !switch.opens.is_empty()
 }
 
 /// How long writes may be held.

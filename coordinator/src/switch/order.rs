@@ -12,6 +12,10 @@ pub fn order(switch: &SwitchOver, index: u32) -> Option<SwitchOverOrder> {
         P::Looking | P::Comparing => SwitchOverStep::Look,
         P::Holding | P::Verifying => SwitchOverStep::Hold,
         P::Closing => SwitchOverStep::Close,
+        // One of the shards does it for all.
+        P::Completing if index == 0 && super::turns(switch) && switch.shards.iter().all(|shard| shard.finished) => {
+            SwitchOverStep::Turn
+        }
         P::Completing => SwitchOverStep::Finish,
         P::Returned if !shard.freed && shard.held_at.is_some() => SwitchOverStep::Free,
         _ => return None,
@@ -26,27 +30,32 @@ pub fn order(switch: &SwitchOver, index: u32) -> Option<SwitchOverOrder> {
         closed_users: shard.closed_users.clone(),
         ..SwitchOverShard::default()
     };
-    let finishes = step == SwitchOverStep::Finish;
+    let turns = step == SwitchOverStep::Turn;
     Some(SwitchOverOrder {
         number: switch.number,
         step: step.into(),
         spec: switch.spec,
         known: Some(known),
-        way_back_task_id: if finishes { switch.way_back_task_id.clone() } else { String::new() },
-        // One of the shards does it for all.
-        open: if finishes && index == 0 { switch.opens.clone() } else { Vec::new() },
+        way_back_task_id: if turns { switch.way_back_task_id.clone() } else { String::new() },
+        open: if turns { switch.opens.clone() } else { Vec::new() },
     })
 }
 
 /// Takes in what the holder of a shard says, under its epoch; true if it is worth keeping.
 pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOverReport) -> bool {
-    if report.number != switch.number {
+    // What stands in the report of one that is done is what the next one goes by.
+    if report.number != switch.number || switch.phase() == SwitchOverPhase::Done {
         return false;
     }
     let holds = matches!(switch.phase(), SwitchOverPhase::Holding | SwitchOverPhase::Verifying);
+    let decided = switch.phase() == SwitchOverPhase::Completing;
     let Some(shard) = switch.shards.iter_mut().find(|shard| shard.index == index) else { return false };
     let Some(said) = &report.shard else { return false };
-    let before = shard.clone();
+    let (before, turned) = (shard.clone(), switch.turned.clone());
+    // Whoever comes after the one that turned does it again.
+    if index == 0 && decided {
+        switch.turned.clone_from(&report.turned);
+    }
     // Whoever comes after the one that held knows less.
     let same = shard.epoch == epoch;
     if same || !holds {
@@ -55,6 +64,9 @@ pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOver
             epoch: before.epoch,
             held_at: before.held_at,
             write_gap_ms: before.write_gap_ms,
+            // What is decided stays so, whoever carries it out: who was closed out is let back in one day.
+            reached: said.reached || (decided && before.reached),
+            closed: said.closed || (decided && before.closed),
             ..said.clone()
         };
         if said.needs.is_empty() {
@@ -64,11 +76,13 @@ pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOver
     if shard.held_at.is_none() && report.held_for_ms > 0 {
         shard.held_at = SystemTime::now().checked_sub(Duration::from_millis(report.held_for_ms)).map(Into::into);
     }
-    *shard != before
+    *shard != before || switch.turned != turned
 }
 
 #[cfg(test)]
 mod tests {
+    use dts_proto::v1::Turned;
+
     use super::*;
 
     #[test]
@@ -88,6 +102,42 @@ mod tests {
         assert!(take(&mut switch, 0, 7, &SwitchOverReport { held_for_ms: 10, ..report }));
         assert_eq!((switch.shards[0].barrier, switch.shards[0].epoch), (900, 7));
         assert!(switch.shards[0].held_at.is_some());
+    }
+
+    #[test]
+    fn one_turns_for_all_once_all_are_finished_and_whoever_comes_after_it_begins_anew() {
+        let shard = |index| SwitchOverShard { index, epoch: 7, closed: true, ..SwitchOverShard::default() };
+        let mut switch = SwitchOver {
+            number: 1,
+            phase: SwitchOverPhase::Completing.into(),
+            way_back_task_id: "back".into(),
+            shards: vec![shard(0), shard(1)],
+            ..SwitchOver::default()
+        };
+        let step = |switch: &SwitchOver, index| order(switch, index).map(|order| order.step());
+        let finished = |index| SwitchOverReport {
+            number: 1,
+            shard: Some(SwitchOverShard { finished: true, ..shard(index) }),
+            ..SwitchOverReport::default()
+        };
+        take(&mut switch, 0, 7, &finished(0));
+        assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish));
+        take(&mut switch, 1, 7, &finished(1));
+        assert_eq!([step(&switch, 0), step(&switch, 1)], [Some(SwitchOverStep::Turn), Some(SwitchOverStep::Finish)]);
+        let turned = SwitchOverReport { turned: Some(Turned::default()), ..finished(0) };
+        assert!(take(&mut switch, 0, 7, &turned) && switch.turned.is_some());
+        let known = order(&switch, 0).and_then(|order| order.known);
+        let another = SwitchOverReport { number: 1, shard: known, ..SwitchOverReport::default() };
+        assert!(take(&mut switch, 0, 8, &another) && switch.turned.is_none());
+        assert!(switch.shards[0].closed, "who was closed out has to be let back in one day");
+        assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish));
+        switch.set_phase(SwitchOverPhase::Done);
+        let late =
+            SwitchOverReport { number: 1, shard: Some(SwitchOverShard::default()), ..SwitchOverReport::default() };
+        assert!(!take(&mut switch, 0, 8, &late) && switch.shards[0].closed);
+        switch.set_phase(SwitchOverPhase::Completing);
+        (switch.way_back_task_id, switch.shards[0].finished) = (String::new(), true);
+        assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish), "there is nothing to turn");
     }
 
     #[test]

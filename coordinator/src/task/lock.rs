@@ -7,6 +7,8 @@ use dts_proto::v1::{Endpoint, TaskSpec};
 
 use super::{Stored, occupies};
 
+const BOTH_WAYS: &str = "the way between source and target, in the other direction,";
+
 /// Keys of the store that a task holds from its start to its end.
 pub fn keys(spec: &TaskSpec) -> Vec<String> {
     let key = |side: &str, end: &Endpoint| format!("lock/{side}/{}:{}", end.host.to_lowercase(), end.port);
@@ -14,7 +16,7 @@ pub fn keys(spec: &TaskSpec) -> Vec<String> {
     sources.chain(spec.target.iter().map(|target| key("target", target))).collect()
 }
 
-/// Fails if another task that runs has one of the task's servers, by address or by what the last checks saw of them.
+/// Fails if another task that runs has one of the task's servers, by address or by what the last checks saw of them, or goes the other way.
 pub fn conflict<'a>(stored: &Stored, others: impl Iterator<Item = &'a Stored>) -> Result<()> {
     let own = spec(stored);
     let shares = own.is_some_and(|own| own.share_sources);
@@ -33,12 +35,25 @@ pub fn conflict<'a>(stored: &Stored, others: impl Iterator<Item = &'a Stored>) -
             Some(key) => key.trim_start_matches("lock/").replacen('/', " ", 1),
             None if one_of(&targets, &their_targets) => "the target, under another address,".into(),
             None if !shares && one_of(&sources, &their_sources) => "a source, under another address,".into(),
+            None if one_of(&targets, &their_sources) && one_of(&sources, &their_targets) => BOTH_WAYS.into(),
+            None if own.zip(spec(other)).is_some_and(|(own, other)| go_round(own, other)) => BOTH_WAYS.into(),
             None => continue,
         };
         let message = format!("{what} is in use by task {} ({})", task.id, spec(other).map_or("", |spec| &spec.name));
         return Err(Error::new(Code::InstanceBusy, message));
     }
     Ok(())
+}
+
+/// Each goes to where the other one comes from.
+fn go_round(one: &TaskSpec, other: &TaskSpec) -> bool {
+    let reads = |spec: &TaskSpec, from: &TaskSpec| {
+        let same = |source: &Endpoint, target: &Endpoint| {
+            source.host.eq_ignore_ascii_case(&target.host) && source.port == target.port
+        };
+        from.target.iter().any(|target| spec.sources.iter().any(|source| same(source, target)))
+    };
+    reads(one, other) && reads(other, one)
 }
 
 fn spec(stored: &Stored) -> Option<&TaskSpec> {
@@ -75,7 +90,8 @@ mod tests {
         let busy = |other: &Stored| conflict(&own, std::iter::once(other)).is_err();
         assert!(busy(&task("x", TaskState::IncrSync, 1, 3)) && busy(&task("x", TaskState::Paused, 3, 2)));
         assert!(!busy(&task("x", TaskState::CheckPassed, 1, 2)) && !busy(&task("x", TaskState::Completed, 1, 2)));
-        assert!(!busy(&task("x", TaskState::IncrSync, 2, 1)), "a target may be a source of another");
+        assert!(!busy(&task("x", TaskState::IncrSync, 2, 3)), "a target may be a source of another");
+        assert!(busy(&task("x", TaskState::IncrSync, 2, 1)), "but not both ways");
         assert!(!busy(&task("own", TaskState::IncrSync, 1, 2)), "a task is in its own way");
     }
 

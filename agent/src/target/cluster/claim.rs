@@ -47,21 +47,38 @@ struct Raised {
 }
 
 async fn raise(seed: &[Endpoint], identity: &Identity, scope: &Scope) -> Result<Raised> {
+    rewrite(seed, identity, scope, |found| raised(found, identity)).await
+}
+
+/// Leaves records in every slot of the scope as if the shard had come so far: the task goes on from there.
+pub async fn leave(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, scope: &Scope, phase: &Phase) -> Result<()> {
+    let identity = Identity { shard: shard.clone(), epoch, shared: scope.is_shared() };
+    let holder = identity.shared.then_some(shard.index);
+    let left = |found: Option<&Checkpoint>| match found {
+        Some(record) if record.epoch > epoch => Err(fenced(record, epoch)),
+        // Of an attempt that did not come to its end, perhaps with other masters.
+        found => {
+            let sequence = found.map_or(1, |record| record.sequence + CLAIM_STEP);
+            Ok(Checkpoint { holder, epoch, sequence, copy: 0, phase: phase.clone() })
+        }
+    };
+    rewrite(seed, &identity, scope, left).await.map(drop)
+}
+
+/// Writes all records anew, until what was written is what stands there.
+async fn rewrite(
+    seed: &[Endpoint],
+    identity: &Identity,
+    scope: &Scope,
+    anew: impl Fn(Option<&Checkpoint>) -> Result<Checkpoint>,
+) -> Result<Raised> {
     let topology = whole(seed).await?;
     let mut links = Links::new(identity);
     let slots = scope.slots();
     let mut found = links.read(&topology, &slots).await?;
     let before = found.iter().any(Option::is_some);
     for _ in 0..RACES {
-        for record in found.iter().flatten() {
-            if record.holder.is_some_and(|holder| holder != identity.shard.index) {
-                return Err(rewound("another shard of the task has taken over a slot of this one"));
-            }
-            if record.epoch > identity.epoch {
-                return Err(fenced(record, identity.epoch));
-            }
-        }
-        let next: Vec<Checkpoint> = found.iter().map(|record| raised(record.as_ref(), identity)).collect();
+        let next: Vec<Checkpoint> = found.iter().map(|record| anew(record.as_ref())).collect::<Result<_>>()?;
         let swaps =
             found.into_iter().zip(&next).zip(&slots).map(|((expected, next), slot)| {
                 (*slot, Item::Swap { slot: *slot, expected, next: Some(next.clone()) })
@@ -76,13 +93,17 @@ async fn raise(seed: &[Endpoint], identity: &Identity, scope: &Scope) -> Result<
     Err(Error::new(Code::Fenced, "another writer keeps changing the records on the target"))
 }
 
-fn raised(record: Option<&Checkpoint>, identity: &Identity) -> Checkpoint {
+fn raised(record: Option<&Checkpoint>, identity: &Identity) -> Result<Checkpoint> {
     let epoch = identity.epoch;
     match record {
-        Some(before) => Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() },
+        Some(record) if record.holder.is_some_and(|holder| holder != identity.shard.index) => {
+            Err(rewound("another shard of the task has taken over a slot of this one"))
+        }
+        Some(record) if record.epoch > epoch => Err(fenced(record, epoch)),
+        Some(before) => Ok(Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() }),
         None => {
             let holder = identity.shared.then_some(identity.shard.index);
-            Checkpoint { holder, epoch, sequence: 1, copy: 0, phase: Phase::Claimed }
+            Ok(Checkpoint { holder, epoch, sequence: 1, copy: 0, phase: Phase::Claimed })
         }
     }
 }

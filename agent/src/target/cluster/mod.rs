@@ -14,8 +14,8 @@ mod writer;
 
 use dts_common::ids::{Epoch, ShardId};
 
-pub use claim::{claim, release};
-pub use record::{Scope, scripts_key};
+pub use claim::{claim, leave, release};
+pub use record::{Scope, key_within, scripts_key};
 pub use territory::SlotRecords;
 pub use topology::Topology;
 pub use writer::Writer;

@@ -58,11 +58,16 @@ pub(super) fn key(shard: &ShardId, shared: bool, slot: u16) -> String {
 
 /// The key under which a shard keeps scripts: where it may write.
 pub fn scripts_key(shard: &ShardId, scope: &Scope) -> String {
+    key_within(shard, scope, "scripts")
+}
+
+/// A key of a shard's own in the first of its slots.
+pub fn key_within(shard: &ShardId, scope: &Scope, name: &str) -> String {
     match scope {
-        Scope::Every => reserved_key(shard, "scripts"),
+        Scope::Every => reserved_key(shard, name),
         Scope::Slots(slots) => {
             let tag = tag(slots.first().unwrap_or_default());
-            format!("{RESERVED_PREFIX}{{{tag}}}:{}:{}:scripts", shard.task, shard.index)
+            format!("{RESERVED_PREFIX}{{{tag}}}:{}:{}:{name}", shard.task, shard.index)
         }
     }
 }
@@ -87,6 +92,7 @@ pub(super) fn summary(epoch: Epoch, records: &[Checkpoint]) -> Checkpoint {
             holds_field_expiry: positions.iter().flatten().any(|(_, holds)| *holds),
         },
         None if records.iter().all(|record| record.phase == Phase::Claimed) => Phase::Claimed,
+        None if records.iter().any(|record| record.phase == Phase::Taken) => Phase::Taken,
         None => Phase::Copying,
     };
     Checkpoint { holder: None, epoch, sequence: 0, copy, phase }
@@ -142,6 +148,8 @@ mod tests {
         ] {
             assert_eq!(summary(Epoch(1), &records).phase, Phase::Copying, "{records:?}");
         }
+        let taken = Checkpoint { phase: Phase::Taken, ..streaming(1, 0) };
+        assert_eq!(summary(Epoch(1), &[streaming(1, 9), taken, copying]).phase, Phase::Taken);
         assert_eq!(summary(Epoch(1), &[claimed.clone(), claimed]).phase, Phase::Claimed);
     }
 }

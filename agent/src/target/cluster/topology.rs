@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_common::redis::slot::SLOTS;
+use dts_common::redis::slot::{SLOTS, SlotSet};
 use futures_util::future::join_all;
 use redis_protocol::resp2::types::Resp2Frame as _;
 use tokio::time::timeout;
@@ -110,6 +110,18 @@ impl Topology {
         self.owners.get(usize::from(slot)).copied().flatten().map(usize::from)
     }
 
+    /// The masters with their slots, in the order of their slots.
+    pub fn by_slots(&self) -> Vec<(Endpoint, SlotSet)> {
+        let mut all: Vec<_> = self.masters.iter().map(|master| (master.clone(), SlotSet::default())).collect();
+        for slot in 0..SLOTS {
+            if let Some((_, slots)) = self.place(slot).and_then(|place| all.get_mut(place)) {
+                slots.insert(slot);
+            }
+        }
+        all.sort_by_key(|(_, slots)| slots.first());
+        all
+    }
+
     /// Somebody said that this node owns the slot.
     pub fn set_owner(&mut self, slot: u16, host: &str, port: u16, asked: &Endpoint) {
         let endpoint = at(asked, host, port);
@@ -188,5 +200,8 @@ mod tests {
         assert_eq!(owner(6), None);
         assert_eq!(owner(16383).as_deref(), Some("h:7001"));
         assert!(topology.moving && topology.owned() == 16383);
+        let masters: Vec<String> =
+            topology.by_slots().iter().map(|(master, slots)| format!("{master} {slots}")).collect();
+        assert_eq!(masters, ["10.0.0.1:7000 0-5,7", "h:7001 8-16383"]);
     }
 }
