@@ -1,11 +1,14 @@
 //! Raising the fence: writes the record anew under our epoch, which breaks the transaction of whoever held it before, and
 //! reads what the target holds. Never the other order. Releasing: the same check, then our keys are gone.
 
+use std::sync::Arc;
+
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
 
 use super::connection::Connection;
 use super::reply::Reply;
+use super::user::{Door, EpochUser};
 use super::writer::Writer;
 use super::{Checkpoint, Phase, fence, reserved_key};
 use crate::endpoint::Endpoint;
@@ -20,17 +23,19 @@ pub(super) const CLAIM_STEP: u64 = 2;
 /// Claims the shard on the target; gives a writer, and the record that stood there.
 pub async fn claim(
     endpoint: Endpoint,
+    user: Option<Arc<EpochUser>>,
     shard: &ShardId,
     epoch: Epoch,
     mut retry: Retry,
     pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
     let key = reserved_key(shard, "position");
+    let door = Door { endpoint, user };
     loop {
-        match raise(&endpoint, &key, epoch).await {
+        match raise(&door, &key, epoch).await {
             Ok(raised) => {
                 retry.succeeded();
-                let writer = Writer::new(endpoint, key, raised.connection, raised.now, retry, pace);
+                let writer = Writer::new(door, key, raised.connection, raised.now, retry, pace);
                 return Ok((writer, raised.before));
             }
             Err(error) => retry.wait(error).await?,
@@ -45,8 +50,15 @@ pub(super) struct Raised {
     pub(super) now: Checkpoint,
 }
 
-pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Result<Raised> {
-    let mut connection = Connection::open(endpoint).await?;
+pub(super) async fn raise(door: &Door, key: &str, epoch: Epoch) -> Result<Raised> {
+    let mut connection = match &door.user {
+        None => Connection::open(&door.endpoint).await?,
+        Some(user) => {
+            // Who was replaced makes no user that somebody would have to remove again.
+            record(&mut Connection::open(&door.endpoint).await?, key, epoch).await?;
+            user.enter(&door.endpoint).await?
+        }
+    };
     for _ in 0..RACES {
         let before = watched(&mut connection, key, epoch).await?;
         let now = match &before {
@@ -56,6 +68,9 @@ pub(super) async fn raise(endpoint: &Endpoint, key: &str, epoch: Epoch) -> Resul
         connection.call(&[b"MULTI"]).await?;
         connection.call(&[b"SET", key.as_bytes(), now.encode().as_bytes()]).await?;
         if executed(&mut connection).await? {
+            if let Some(user) = &door.user {
+                user.expel(&door.endpoint).await?;
+            }
             return Ok(Raised { connection, before, now });
         }
     }
@@ -80,6 +95,10 @@ pub async fn release(endpoint: &Endpoint, shard: &ShardId, epoch: Epoch) -> Resu
 /// Watches the record, then reads it; refuses if somebody with a higher epoch wrote it.
 async fn watched(connection: &mut Connection, key: &str, epoch: Epoch) -> Result<Option<Checkpoint>> {
     connection.call(&[b"WATCH", key.as_bytes()]).await?;
+    record(connection, key, epoch).await
+}
+
+async fn record(connection: &mut Connection, key: &str, epoch: Epoch) -> Result<Option<Checkpoint>> {
     let record = match connection.call(&[b"GET", key.as_bytes()]).await? {
         Reply::Bulk(Some(text)) => Some(Checkpoint::decode(&text)?),
         _ => None,

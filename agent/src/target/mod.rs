@@ -7,16 +7,20 @@ pub mod cluster;
 mod connection;
 mod destination;
 mod fence;
+mod may_fence;
 mod refusal;
 mod reply;
 pub mod routed;
 pub mod territory;
+mod user;
 mod writer;
 
 pub use applied::{Applied, Notes};
 pub use checkpoint::{Checkpoint, NOBODY, Phase, RESERVED_PREFIX, reserved_key};
 pub use claim::{claim, release};
 pub use destination::{Destination, NODES_FILE, Parts, remember, seeds};
+pub use may_fence::{BEHIND_A_ROUTER, lacks};
+pub use user::{EpochUser, is_of};
 pub use writer::Writer;
 
 use crate::route::Chunk;

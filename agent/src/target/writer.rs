@@ -12,8 +12,8 @@ use super::claim::{CLAIM_STEP, Raised, fenced, raise};
 use super::connection::Connection;
 use super::refusal::{self, is_the_scripts_own, named};
 use super::reply::Reply;
+use super::user::Door;
 use super::{Applied, Checkpoint, Instruction, Phase, fence};
-use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit};
@@ -21,7 +21,7 @@ use crate::route::{Chunk, Commit};
 /// Writes what it is told, and confirms.
 #[derive(Debug)]
 pub struct Writer {
-    endpoint: Endpoint,
+    endpoint: Door,
     key: String,
     connection: Connection,
     /// What stands on the target.
@@ -44,7 +44,7 @@ enum Failure {
 
 impl Writer {
     pub(super) fn new(
-        endpoint: Endpoint,
+        endpoint: Door,
         key: String,
         connection: Connection,
         record: Checkpoint,

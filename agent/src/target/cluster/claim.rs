@@ -24,11 +24,15 @@ pub(super) const RACES: u32 = 16;
 
 /// Claims every slot of the job's scope; gives a writer, and what the records said together.
 pub async fn claim(job: Job, mut retry: Retry) -> Result<(Writer, Option<Checkpoint>)> {
-    let identity = Identity { shard: job.shard.clone(), epoch: job.epoch, shared: job.scope.is_shared() };
+    let identity =
+        Identity { shard: job.shard.clone(), epoch: job.epoch, shared: job.scope.is_shared(), user: job.user.clone() };
     loop {
         match raise(&job.seed, &identity, &job.scope).await {
             Ok(raised) => {
                 retry.succeeded();
+                if let Some(user) = &job.user {
+                    user.expel_beside(&raised.topology.nodes).await;
+                }
                 let records: Vec<Checkpoint> = raised.records.iter().map(|(_, record)| record.clone()).collect();
                 let before = raised.before.then(|| record::summary(job.epoch, &records));
                 let writer = Writer::new(job, identity, raised.topology, raised.records, before.as_ref(), retry);
@@ -90,7 +94,7 @@ fn raised(record: Option<&Checkpoint>, identity: &Identity) -> Checkpoint {
 /// Removes our keys from every slot; missing ones are gone already. `shared`: the records are those of all shards of the task, and only
 /// those that are this one's go.
 pub async fn release(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, shared: bool) -> Result<()> {
-    let identity = Identity { shard: shard.clone(), epoch, shared };
+    let identity = Identity { shard: shard.clone(), epoch, shared, user: None };
     let topology = whole(seed).await?;
     let mut links = Links::new(&identity);
     let every = Scope::Every.slots();

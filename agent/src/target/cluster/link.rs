@@ -3,6 +3,7 @@
 //! master had not run is gone with them. So nothing of theirs can be applied behind what is read here.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
@@ -15,7 +16,7 @@ use crate::target::connection::{Connection, Replies};
 use crate::target::refusal::{self, is_the_scripts_own, named};
 use crate::target::reply::Reply;
 
-use crate::target::{Checkpoint, fence};
+use crate::target::{Checkpoint, EpochUser, fence};
 
 /// Who connects.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Identity {
     pub(super) epoch: Epoch,
     /// The shards of the task share the records.
     pub(super) shared: bool,
+    /// As whom, if not as our login.
+    pub(super) user: Option<Arc<EpochUser>>,
 }
 
 impl Identity {
@@ -74,17 +77,21 @@ pub(super) enum Away {
 #[derive(Debug)]
 pub(super) struct Link {
     identity: Identity,
+    endpoint: Endpoint,
     name: String,
     connection: Connection,
 }
 
 impl Link {
     pub(super) async fn open(endpoint: &Endpoint, identity: &Identity) -> Result<Self> {
-        let Identity { shard, epoch, .. } = identity;
+        let Identity { shard, epoch, user, .. } = identity;
         let name = format!("dts:{}:{}:{epoch}:{:08x}", shard.task, shard.index, rand::random::<u32>());
-        let mut connection = Connection::open(endpoint).await?;
+        let mut connection = match user {
+            None => Connection::open(endpoint).await?,
+            Some(user) => user.enter(endpoint).await?,
+        };
         connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
-        let mut link = Self { identity: identity.clone(), name, connection };
+        let mut link = Self { identity: identity.clone(), endpoint: endpoint.clone(), name, connection };
         link.evict(&BTreeSet::new()).await?;
         Ok(link)
     }
@@ -120,7 +127,10 @@ impl Link {
                 return Err(self.connection.refused(&text));
             }
         }
-        Ok(())
+        match &self.identity.user {
+            Some(user) => user.expel(&self.endpoint).await,
+            None => Ok(()),
+        }
     }
 
     /// Does all of them, in their order; an error means that nobody knows which were done.
