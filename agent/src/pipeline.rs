@@ -34,7 +34,7 @@ use crate::source::{self, Received, SourceConfig};
 use crate::spool::{self, Spool};
 use crate::status::Board;
 use crate::target::cluster::{self, Scope};
-use crate::target::{self, Applied, Checkpoint, Destination, Instruction, Phase, routed, territory};
+use crate::target::{self, Applied, Checkpoint, Destination, EpochUser, Instruction, Phase, routed, territory};
 use crate::topology::{self, Kind, Owner, Topology};
 use crate::verify::Facts;
 
@@ -76,6 +76,8 @@ pub struct Job {
     pub mends: Mends,
     /// Keeps the target to the task.
     pub guard: Guard,
+    /// As whom the data is written, if not as our login: fence F4.
+    pub user: Option<Arc<EpochUser>>,
 }
 
 impl Job {
@@ -248,7 +250,8 @@ enum Ended {
 async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result<(Writer, Option<Checkpoint>)> {
     match &facts.destination {
         Destination::Standalone(target) => {
-            let (writer, record) = target::claim(target.clone(), &job.shard, job.epoch, retry, pace).await?;
+            let (writer, record) =
+                target::claim(target.clone(), job.user.clone(), &job.shard, job.epoch, retry, pace).await?;
             Ok((Writer::Standalone(Box::new(writer)), record))
         }
         Destination::Routed(endpoint) => {
@@ -258,9 +261,9 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
             Ok((Writer::Routed(Box::new(writer)), record))
         }
         Destination::Cluster(seed) => {
-            let (shard, epoch, seed) = (job.shard.clone(), job.epoch, seed.clone());
+            let (shard, epoch, user, seed) = (job.shard.clone(), job.epoch, job.user.clone(), seed.clone());
             let scope = Scope::of(&facts.owner);
-            let to = cluster::Job { shard, epoch, seed, pace, scope, skip: job.skip_cross_slot };
+            let to = cluster::Job { shard, epoch, user, seed, pace, scope, skip: job.skip_cross_slot };
             let (writer, record) = cluster::claim(to, retry).await?;
             Ok((Writer::Cluster(Box::new(writer)), record))
         }

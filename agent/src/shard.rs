@@ -6,9 +6,12 @@ use std::time::Duration;
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::client::Client;
+use crate::endpoint::Side;
 use crate::guard::{self, Guard};
 use crate::limits::Limits;
 use crate::mend::Mends;
@@ -22,12 +25,18 @@ use crate::target::{self, Destination, territory};
 use crate::topology::{self, Kind, Owner, Topology};
 use crate::verify::{Facts, destination, verify};
 
+/// Whoever stops a shard waits for no server that is silent.
+const RETIRE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Runs the shard until it is released, fails, or is cancelled. What became of it stands on the board.
 pub async fn run(job: Job, mut directive: watch::Receiver<Directive>, board: Board, cancel: CancellationToken) {
     let ended = tokio::select! {
         ended = live(&job, &mut directive, &board, &cancel) => ended,
         () = cancel.cancelled() => Ok(()),
     };
+    if cancel.is_cancelled() || ended.is_err() {
+        retire(&job).await;
+    }
     match ended {
         _ if cancel.is_cancelled() => board.phase(ShardPhase::Stopped),
         Ok(()) => {
@@ -61,7 +70,7 @@ async fn live(
             }
         };
         retry.succeeded();
-        show(board, &facts);
+        show(board, job, &facts);
         if *directive.borrow() == Directive::Verify {
             board.phase(ShardPhase::Verified);
         }
@@ -85,19 +94,54 @@ async fn live(
 /// Gives others their rights back, and removes our keys from whatever the target is.
 async fn release(job: &Job) -> Result<()> {
     guard::restore(job).await?;
-    match destination(job).await? {
-        Destination::Standalone(target) => target::release(&target, &job.shard, job.epoch).await,
-        Destination::Routed(target) => target::routed::release(&target, &job.shard, job.epoch).await,
+    let destination = destination(job).await?;
+    match &destination {
+        Destination::Standalone(target) => target::release(target, &job.shard, job.epoch).await?,
+        Destination::Routed(target) => target::routed::release(target, &job.shard, job.epoch).await?,
         Destination::Cluster(seeds) => {
             let shared = matches!(job.topology.kind, Kind::Cluster);
-            target::cluster::release(&seeds, &job.shard, job.epoch, shared).await
+            target::cluster::release(seeds, &job.shard, job.epoch, shared).await?;
         }
     }
+    match &job.user {
+        Some(user) => user.remove_all(&destination.servers().await?, &destination.nodes().await?).await,
+        None => Ok(()),
+    }
+}
+
+/// Nobody writes as our user any more.
+async fn retire(job: &Job) {
+    let Some(user) = job.user.as_ref().filter(|user| user.is_used()) else { return };
+    let retired = timeout(RETIRE_WITHIN, async {
+        let servers = destination(job).await?.nodes().await?;
+        user.retire(&servers).await;
+        Ok::<_, Error>(())
+    });
+    if !matches!(retired.await, Ok(Ok(()))) {
+        tracing::warn!(shard = %job.shard, "a user of ours may be left on the target");
+    }
+}
+
+/// The fence that is asked for can be had.
+async fn can_fence(job: &Job, facts: &Facts) -> Result<()> {
+    if job.user.is_none() {
+        return Ok(());
+    }
+    if matches!(facts.destination, Destination::Routed(_)) {
+        return Err(Error::new(Code::TargetUnsupported, target::BEHIND_A_ROUTER));
+    }
+    for server in facts.destination.servers().await? {
+        if let Some(why) = target::lacks(&mut Client::connect(&server, Side::Target).await?).await? {
+            return Err(why);
+        }
+    }
+    Ok(())
 }
 
 /// Everything that is checked before the first attempt.
 async fn checked(job: &Job) -> Result<Facts> {
     let facts = verify(job).await?;
+    can_fence(job, &facts).await?;
     if facts.owner == Owner::Unnamed && facts.untouched {
         let siblings = Topology { siblings: facts.siblings.clone(), ..job.topology.clone() };
         topology::no_duplicates(&facts.read_from, siblings.later(job.shard.index)).await?;
@@ -129,7 +173,7 @@ async fn attempts(
                     continue;
                 }
             }
-            show(board, &facts);
+            show(board, job, &facts);
         }
         if let Owner::Slots(slots) = &facts.owner {
             let (shards, epoch) = (job.topology.shards(), job.epoch);
@@ -228,11 +272,11 @@ async fn show_trouble(board: Board, mut seen: [watch::Receiver<Option<Error>>; 2
     }
 }
 
-fn show(board: &Board, facts: &Facts) {
+fn show(board: &Board, job: &Job, facts: &Facts) {
     board.update(|status| {
         status.source_version = facts.source.to_string();
         status.target_version = facts.target.to_string();
-        status.fence = facts.destination.fence().to_owned();
+        status.fence = if job.user.is_some() { "F4" } else { facts.destination.fence() }.to_owned();
         status.warnings.clone_from(&facts.warnings);
         status.reading_from = facts.read_from.to_string();
         status.owns = facts.owner.describe();

@@ -26,6 +26,7 @@ use crate::secret::Secrets;
 use crate::shard::Running;
 use crate::status::Board;
 use crate::switch::Switch;
+use crate::target::EpochUser;
 use crate::topology::Topology;
 
 /// The shards of this agent.
@@ -221,6 +222,8 @@ impl Supervisor {
             scratch: scratch::of_shard(&self.state_dir, id),
             span,
             mends: Mends::default(),
+            user: (assignment.target_fence() == v1::TargetFence::User)
+                .then(|| Arc::new(EpochUser::new(id, Epoch(assignment.epoch)))),
             guard: Guard::new(id, assignment.target_guard(), rules_of(assignment), self.changed.clone()),
         })
     }

@@ -156,6 +156,7 @@ pub(crate) fn progress(task: &Task) -> Value {
         "filtered_commands": status.filtered_commands,
         "skipped_commands": status.skipped_commands,
         "exactly_once": stream.exactly_once,
+        "fence": status.fence,
         "at_risk_commands": status.at_risk_commands,
         "source_keys": status.source_keys,
         "target_keys": status.target_keys,

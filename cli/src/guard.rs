@@ -1,7 +1,7 @@
 //! How the target is kept from others, as an argument.
 
 use clap::{Args, ValueEnum};
-use dts_proto::v1::{GuardStatus, TargetGuard, Task};
+use dts_proto::v1::{GuardStatus, TargetFence, TargetGuard, Task};
 use serde_json::{Value, json};
 
 use crate::show::short;
@@ -12,6 +12,17 @@ pub(crate) struct Guarding {
     /// taken from every other user (Redis 6.0 or newer, our user may run ACL), and given back at the end. `off`: nobody looks.
     #[arg(long, value_enum, default_value_t = Level::Watch)]
     target_guard: Level,
+    /// How surely an agent that was replaced is kept from the target. `auto`: by what the target has of itself (F3 one server, F1 a cluster). `user`:
+    /// besides, the data is written as a user of its own for each agent's turn, which its successor removes (F4: Redis 6.0 or newer, our login may run
+    /// ACL, nobody may write without a login; else the check says so and nothing begins).
+    #[arg(long, value_enum, default_value_t = Fence::Auto)]
+    target_fence: Fence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Fence {
+    Auto,
+    User,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,6 +33,15 @@ enum Level {
 }
 
 impl Guarding {
+    /// For a spec.
+    pub(crate) fn fence(&self) -> i32 {
+        match self.target_fence {
+            Fence::Auto => TargetFence::Auto,
+            Fence::User => TargetFence::User,
+        }
+        .into()
+    }
+
     /// For a spec.
     pub(crate) fn level(&self) -> i32 {
         match self.target_guard {

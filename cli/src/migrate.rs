@@ -192,6 +192,7 @@ impl Plan {
             allow_downgrade: arguments.allow_downgrade,
             cross_slot: cross_slot(arguments.skip_cross_slot).into(),
             target_guard: arguments.guarding.level(),
+            target_fence: arguments.guarding.fence(),
             limits: Some(Limits {
                 spool_memory_bytes: arguments.spool_memory,
                 spool_disk_bytes: arguments.spool_disk,

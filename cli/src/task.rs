@@ -412,6 +412,7 @@ async fn spec(create: Create) -> Result<TaskSpec> {
         allow_downgrade: create.allow_downgrade,
         cross_slot: cross_slot(create.skip_cross_slot).into(),
         target_guard: create.guarding.level(),
+        target_fence: create.guarding.fence(),
         ..TaskSpec::default()
     };
     create.selecting.put(&mut spec)?;

@@ -118,7 +118,7 @@ async fn at(id: &str, shard: &Shard<'_>) -> Found {
         "dst.accepts" => target::accepts(shard).await,
         "dst.slots" => target::rests(shard).await,
         "dst.writers" => target::others(shard).await,
-        "dst.fence" => target::fence(shard),
+        "dst.fence" => target::fence(shard).await,
         "dst.guard" => target::guard(shard).await,
         "dst.memory" => room::target(shard).await,
         "src.fork" => room::fork(shard).await,

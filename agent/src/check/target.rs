@@ -10,7 +10,7 @@ use super::look::Shard;
 use super::words::setting;
 use crate::client::Client;
 use crate::guard;
-use crate::target::{Destination, cluster};
+use crate::target::{BEHIND_A_ROUTER, Destination, cluster, lacks};
 
 /// Clients that are named.
 const NAMED: usize = 5;
@@ -114,16 +114,41 @@ fn active(list: &str) -> Vec<String> {
 }
 
 /// Said, so that nobody has to guess.
-pub(super) fn fence(shard: &Shard<'_>) -> Found {
+pub(super) async fn fence(shard: &Shard<'_>) -> Found {
     let fence = shard.destination.fence();
+    let asked = shard.job.user.is_some();
     let said = match fence {
-        "F3" => "F3: every transaction watches the record that names its writer",
-        "F1" => {
-            "F1: the record of every slot names its writer, and a successor ends the connections of those before it"
-        }
+        "F3" => "every transaction watches the record that names its writer",
+        "F1" => "the record of every slot names its writer, and a successor ends the connections of those before it",
+        _ if asked => return not_to_be_had(Error::new(Code::TargetUnsupported, BEHIND_A_ROUTER)),
         _ => return Found::bad(format!("{fence}: an endpoint that routes by itself: at least once")),
     };
-    Found::noted(said)
+    let look = async {
+        for mut to in shard.to_each().await? {
+            if let Some(why) = lacks(&mut to).await? {
+                return Ok(match asked {
+                    true => not_to_be_had(why),
+                    false => Found::noted(format!("{fence}: {said}. F4 is not to be had: {}", why.message)),
+                });
+            }
+        }
+        Ok(Found::noted(match asked {
+            true => format!("F4: a user of its own for every epoch, which a successor removes; and {fence}: {said}"),
+            false => format!("{fence}: {said}. F4 could be had too (--target-fence user)"),
+        }))
+    };
+    match look.await {
+        // What stands without a user stands whatever could be asked about users.
+        Err(_) if !asked => Found::noted(format!("{fence}: {said}")),
+        found => Found::asked(found),
+    }
+}
+
+fn not_to_be_had(why: Error) -> Found {
+    let message = format!("F4 (--target-fence user) is not to be had: {}", why.message);
+    Found::Failed(Error { message, ..why }.into()).weighing(Severity::Blocks).mended_by(
+        "let our login run ACL, let nobody write who has not logged in (a password for the user default, or no writes), take a target of 6.0 or newer; or take --target-fence auto",
+    )
 }
 
 /// Whether what the task asks for can be had.
@@ -141,7 +166,7 @@ pub(super) async fn guard(shard: &Shard<'_>) -> Found {
         }
         let mut count = 0;
         for mut to in shard.to_each().await? {
-            let (own, others) = match guard::users(&mut to).await? {
+            let (own, others) = match guard::users(&mut to, &shard.job.shard.task).await? {
                 Ok(found) => found,
                 Err(why) => return Ok(Found::bad(why).weighing(Severity::Warns)),
             };

@@ -10,14 +10,17 @@ use super::Guard;
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
-use crate::target::{Destination, cluster};
+use crate::target::{self, Destination, cluster};
 use crate::verify::destination;
 
 /// What takes the right to write.
 const NO_WRITES: &[u8] = b"-@write";
 
-/// Every user but ours with its rules, and ours; an error in words if that cannot be asked.
-pub async fn users(to: &mut Client) -> Result<std::result::Result<(String, Vec<(String, String)>), String>> {
+/// Every user but ours with its rules, and our login; an error in words if that cannot be asked. What the task's shards write as is ours.
+pub async fn users(
+    to: &mut Client,
+    task: &str,
+) -> Result<std::result::Result<(String, Vec<(String, String)>), String>> {
     let refused = |reply: &BytesFrame| match reply {
         BytesFrame::Error(text) if text.starts_with("NOPERM") => "our user may not ask for users (ACL)".to_owned(),
         _ => "the target knows no users (before 6.0)".to_owned(),
@@ -30,7 +33,7 @@ pub async fn users(to: &mut Client) -> Result<std::result::Result<(String, Vec<(
     let BytesFrame::Array(lines) = &listed else { return Ok(Err(refused(&listed))) };
     let user = |line: &BytesFrame| {
         let (name, rules) = line.as_str()?.strip_prefix("user ")?.split_once(' ')?;
-        (name != own).then(|| (name.to_owned(), rules.to_owned()))
+        (name != own && !target::is_of(task, name)).then(|| (name.to_owned(), rules.to_owned()))
     };
     let all = lines.iter().filter_map(user).collect();
     Ok(Ok((own, all)))
@@ -48,7 +51,7 @@ impl Restricted {
         server: &str,
         guard: &Guard,
     ) -> Result<std::result::Result<Vec<String>, String>> {
-        let all = match users(to).await? {
+        let all = match users(to, guard.task()).await? {
             Ok((_, all)) => all,
             Err(why) => return Ok(Err(why)),
         };
@@ -67,7 +70,7 @@ impl Restricted {
             }
             changed = true;
         }
-        if changed && let Ok((_, now)) = users(to).await? {
+        if changed && let Ok((_, now)) = users(to, guard.task()).await? {
             self.0 = now.into_iter().filter(|(user, _)| guard.is_stored(server, user)).collect();
             tracing::info!(server, users = self.0.len(), "other users of the target cannot write any more");
         }
@@ -91,7 +94,7 @@ pub async fn restore(job: &Job) -> Result<()> {
         let name = server.to_string();
         let theirs: Vec<&UserRules> = rules.iter().filter(|rule| rule.server == name).collect();
         if !theirs.is_empty() {
-            give_back(&server, &theirs).await?;
+            give_back(&server, &job.shard.task, &theirs).await?;
         }
     }
     Ok(())
@@ -106,10 +109,10 @@ fn commands(rules: &str) -> Vec<&[u8]> {
     std::iter::once("-@all").chain(own).chain(clear).chain(beside).map(str::as_bytes).collect()
 }
 
-async fn give_back(server: &Endpoint, rules: &[&UserRules]) -> Result<()> {
+async fn give_back(server: &Endpoint, task: &str, rules: &[&UserRules]) -> Result<()> {
     let mut to = Client::connect(server, Side::Target).await?;
     let denied = |why: String| Error::new(Code::TargetPermission, format!("rights of users are not given back: {why}"));
-    let (_, now) = users(&mut to).await?.map_err(denied)?;
+    let (_, now) = users(&mut to, task).await?.map_err(denied)?;
     // A user that is gone meanwhile stays away.
     let is_there = |rule: &&&UserRules| now.iter().any(|(user, rules)| *user == rule.user && *rules != rule.rules);
     for rule in rules.iter().filter(is_there) {
@@ -119,7 +122,7 @@ async fn give_back(server: &Endpoint, rules: &[&UserRules]) -> Result<()> {
             return Err(denied(format!("ACL SETUSER {} is refused", rule.user)));
         }
     }
-    let (_, after) = users(&mut to).await?.map_err(denied)?;
+    let (_, after) = users(&mut to, task).await?.map_err(denied)?;
     for (user, found) in &after {
         if let Some(rule) = rules.iter().find(|rule| rule.user == *user && rule.rules != *found) {
             return Err(denied(format!("those of {} are not what they were", rule.user)));

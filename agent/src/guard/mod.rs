@@ -19,6 +19,7 @@ pub use keep::keep;
 /// What is asked for, what is stored, and what is to be stored.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
+    task: String,
     shared: Arc<Mutex<Shared>>,
     /// Something came to be stored.
     stored: Arc<Notify>,
@@ -44,7 +45,13 @@ impl Guard {
             level => level,
         };
         let shared = Shared { level, stored, found: Vec::new() };
-        Self { shared: Arc::new(Mutex::new(shared)), stored: Arc::default(), changed }
+        let (task, stored) = (shard.task.clone(), Arc::default());
+        Self { task, shared: Arc::new(Mutex::new(shared)), stored, changed }
+    }
+
+    /// Whose.
+    fn task(&self) -> &str {
+        &self.task
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Shared) -> T) -> T {

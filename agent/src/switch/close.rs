@@ -41,6 +41,10 @@ pub(super) async fn close(client: &mut Client, users: &[ClosedUser]) -> Result<(
 /// Gives them back what they could do.
 pub(super) async fn open(client: &mut Client, users: &[ClosedUser]) -> Result<()> {
     for user in users {
+        // Naming a user that was removed meanwhile would create it.
+        if client.call(&[b"ACL", b"GETUSER", user.name.as_bytes()]).await? == BytesFrame::Null {
+            continue;
+        }
         let mut words: Vec<&[u8]> = vec![b"ACL", b"SETUSER", user.name.as_bytes(), b"-@all"];
         words.extend(user.commands.split_ascii_whitespace().map(str::as_bytes));
         client.call(&words).await?;

@@ -2,6 +2,8 @@
 //! writers only watch it. Then the record is written anew under our epoch, and only then what the target holds is read. Never the
 //! other order. Releasing: the same check, then our keys are gone.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use dts_common::ids::{Epoch, ShardId};
@@ -11,6 +13,7 @@ use redis_protocol::resp2::types::BytesFrame;
 
 use super::connection::Connection;
 use super::reply::Reply;
+use super::user::{Door, EpochUser};
 use super::writer::Writer;
 use super::{Checkpoint, Phase, fence, reserved_key};
 use crate::client::Info;
@@ -26,18 +29,20 @@ pub(super) const CLAIM_STEP: u64 = 2;
 /// Claims the shard on the target; gives a writer, and the record that stood there.
 pub async fn claim(
     endpoint: Endpoint,
+    user: Option<Arc<EpochUser>>,
     shard: &ShardId,
     epoch: Epoch,
     mut retry: Retry,
     pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
     let keys = Keys::of(shard);
+    let door = Door { endpoint, user };
     loop {
-        match raise(&endpoint, &keys, epoch).await {
+        match raise(&door, &keys, epoch).await {
             Ok(raised) => {
                 retry.succeeded();
                 let before = raised.before.clone();
-                return Ok((Writer::new(endpoint, keys, raised, retry, pace), before));
+                return Ok((Writer::new(door, keys, raised, retry, pace), before));
             }
             Err(error) => retry.wait(error).await?,
         }
@@ -71,8 +76,15 @@ pub(super) struct Raised {
     pub(super) now: Checkpoint,
 }
 
-pub(super) async fn raise(endpoint: &Endpoint, keys: &Keys, epoch: Epoch) -> Result<Raised> {
-    let mut connection = Connection::open(endpoint).await?;
+pub(super) async fn raise(door: &Door, keys: &Keys, epoch: Epoch) -> Result<Raised> {
+    let mut connection = match &door.user {
+        None => Connection::open(&door.endpoint).await?,
+        Some(user) => {
+            // Who was replaced makes no user that somebody would have to remove again.
+            watched(&mut Connection::open(&door.endpoint).await?, keys, epoch).await?;
+            user.enter(&door.endpoint).await?
+        }
+    };
     let multi_is_never_refused = multi_is_never_refused(&mut connection).await?;
     for _ in 0..RACES {
         watched_claim(&mut connection, keys, epoch).await?;
@@ -89,6 +101,9 @@ pub(super) async fn raise(endpoint: &Endpoint, keys: &Keys, epoch: Epoch) -> Res
         connection.call(&[b"MULTI"]).await?;
         connection.call(&[b"SET", keys.record.as_bytes(), now.encode().as_bytes()]).await?;
         if executed(&mut connection).await? {
+            if let Some(user) = &door.user {
+                user.expel(&door.endpoint).await?;
+            }
             return Ok(Raised { connection, multi_is_never_refused, before, now });
         }
     }

@@ -40,7 +40,7 @@ pub struct Parts {
 }
 
 impl Destination {
-    /// What keeps a writer that was replaced from writing; the levels stand at `ShardStatus.fence`.
+    /// What keeps a writer that was replaced from writing, if it has no user of its own; the levels stand at `ShardStatus.fence`.
     pub fn fence(&self) -> &'static str {
         match self {
             Self::Standalone(_) => "F3",
@@ -95,6 +95,14 @@ impl Destination {
             // Those that stand behind it are not known.
             Self::Routed(_) => Ok(Vec::new()),
             Self::Cluster(seeds) => Ok(Topology::find(seeds).await?.masters),
+        }
+    }
+
+    /// Every server of it, also those that hold copies only.
+    pub async fn nodes(&self) -> Result<Vec<Endpoint>> {
+        match self {
+            Self::Cluster(seeds) => Ok(Topology::find(seeds).await?.nodes),
+            _ => self.servers().await,
         }
     }
 

@@ -7,6 +7,7 @@ pub mod cluster;
 mod connection;
 mod destination;
 mod fence;
+mod may_fence;
 mod onward;
 mod refusal;
 mod reply;
@@ -14,13 +15,16 @@ pub mod routed;
 mod session;
 mod span;
 pub mod territory;
+mod user;
 mod writer;
 
 pub use applied::{Applied, Notes};
 pub use checkpoint::{Checkpoint, NOBODY, Phase, RESERVED_PREFIX, reserved_key};
 pub use claim::{claim, release};
 pub use destination::{Destination, NODES_FILE, Parts, remember, seeds};
+pub use may_fence::{BEHIND_A_ROUTER, lacks};
 pub use onward::leave;
+pub use user::{EpochUser, is_of};
 pub use writer::Writer;
 
 use crate::route::Chunk;

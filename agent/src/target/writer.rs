@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use super::claim::{CLAIM_STEP, Keys, Raised, raise};
 use super::session::{Failure, Session, rewound};
 use super::span::span;
+use super::user::Door;
 use super::{Applied, Checkpoint, Instruction, Phase};
-use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit};
@@ -26,7 +26,7 @@ const PIECES: usize = 4;
 /// Writes what it is told, and confirms.
 #[derive(Debug)]
 pub struct Writer {
-    endpoint: Endpoint,
+    door: Door,
     keys: Keys,
     session: Session,
     /// What stands on the target.
@@ -38,11 +38,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(endpoint: Endpoint, keys: Keys, raised: Raised, retry: Retry, pace: Throttle) -> Self {
+    pub(super) fn new(door: Door, keys: Keys, raised: Raised, retry: Retry, pace: Throttle) -> Self {
         let (session, _, record) = Session::new(raised, keys.clone());
         let applied = Applied { checkpoint: Some(record.clone()), ..Applied::default() };
         let copy = record.copy;
-        Self { endpoint, keys, session, record, retry, pace, copy, applied }
+        Self { door, keys, session, record, retry, pace, copy, applied }
     }
 
     /// Until the sender is gone and everything whole is written.
@@ -168,7 +168,7 @@ impl Writer {
         let mut error = error;
         loop {
             self.retry.wait(error).await?;
-            match raise(&self.endpoint, &self.keys, self.record.epoch).await {
+            match raise(&self.door, &self.keys, self.record.epoch).await {
                 Err(again) => error = again,
                 Ok(raised) => {
                     let (session, before, now) = Session::new(raised, self.keys.clone());

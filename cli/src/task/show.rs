@@ -30,6 +30,9 @@ pub(crate) fn show(task: &Task, json: bool) {
     for line in event::shard_lines(task) {
         println!("{line}");
     }
+    if let Some(fence) = fence(task) {
+        println!("  fence {fence}");
+    }
     let selection = task.spec.as_ref().map_or(json!({}), selection::shown);
     if selection != json!({}) {
         println!("  moves {selection}");
@@ -51,6 +54,12 @@ pub(crate) fn show(task: &Task, json: bool) {
     if let Some(reason) = &task.reason {
         println!("  {}: {} \u{2014} {}", reason.code, reason.message, reason.fix);
     }
+}
+
+/// The weakest of its shards', as far as they have said.
+fn fence(task: &Task) -> Option<&str> {
+    let fences = task.shards.iter().filter_map(|shard| Some(shard.status.as_ref()?.fence.as_str()));
+    fences.filter(|fence| !fence.is_empty()).min()
 }
 
 pub(super) fn show_all(tasks: &[Task], json: bool) {

@@ -16,6 +16,7 @@ pub(super) fn paths(before: &TaskSpec, after: &TaskSpec) -> Vec<String> {
     differs("db_map", before.db_map != after.db_map);
     differs("share_sources", before.share_sources != after.share_sources);
     differs("target_guard", before.target_guard != after.target_guard);
+    differs("target_fence", before.target_fence != after.target_fence);
     differs("complete_when_caught_up", before.complete_when_caught_up != after.complete_when_caught_up);
     differs("allow_downgrade", before.allow_downgrade != after.allow_downgrade);
     differs("on_flush", before.on_flush != after.on_flush);

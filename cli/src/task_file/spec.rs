@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dts_proto::v1::{
     BorderPolicy, CrossSlot, Endpoint, Filter, FlushPolicy, Limits, Mode, Ring, RingServer, SourceKind, Strays,
-    TargetGuard, TaskSpec, Topology,
+    TargetFence, TargetGuard, TaskSpec, Topology,
 };
 
 use super::reader::{Fields, Reader};
@@ -25,6 +25,7 @@ pub(super) const TASK: &[&str] = &[
     "allow_downgrade",
     "share_sources",
     "target_guard",
+    "target_fence",
     "limits",
 ];
 pub(super) const SOURCE: &[&str] =
@@ -50,6 +51,7 @@ pub(super) const FLUSH: &[(&str, FlushPolicy)] =
 pub(super) const CROSS_SLOT: &[(&str, CrossSlot)] = &[("stop", CrossSlot::Stop), ("skip", CrossSlot::Skip)];
 pub(super) const GUARD: &[(&str, TargetGuard)] =
     &[("watch", TargetGuard::Watch), ("acl", TargetGuard::Acl), ("off", TargetGuard::Off)];
+pub(super) const FENCE: &[(&str, TargetFence)] = &[("auto", TargetFence::Auto), ("user", TargetFence::User)];
 pub(super) const BORDER: &[(&str, BorderPolicy)] = &[("stop", BorderPolicy::Stop), ("skip", BorderPolicy::Skip)];
 pub(super) const STRAYS: &[(&str, Strays)] = &[("stop", Strays::Stop), ("drop", Strays::Drop)];
 pub(super) const KINDS: &[(&str, SourceKind)] = &[
@@ -182,6 +184,9 @@ impl Reader {
         }
         if let Some(node) = fields.get("target_guard") {
             spec.target_guard = self.one_of("target_guard", node, GUARD).unwrap_or_default().into();
+        }
+        if let Some(node) = fields.get("target_fence") {
+            spec.target_fence = self.one_of("target_fence", node, FENCE).unwrap_or_default().into();
         }
         spec.filter = fields.get("filter").and_then(|node| self.filter(node));
         spec.limits = fields.get("limits").and_then(|node| self.limits(node));

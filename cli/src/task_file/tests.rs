@@ -1,7 +1,7 @@
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::{
     BorderPolicy, Credential, CrossSlot, Endpoint, Filter, FlushPolicy, Limits, Mode, Network, Ring, RingServer,
-    SourceKind, Strays, TargetGuard, TaskSpec, Tls, Topology,
+    SourceKind, Strays, TargetFence, TargetGuard, TaskSpec, Tls, Topology,
 };
 
 use super::difference::paths;
@@ -72,7 +72,12 @@ fn everything() -> TaskSpec {
         }),
         ..TaskSpec::default()
     };
-    TaskSpec { share_sources: true, target_guard: TargetGuard::Acl.into(), ..spec }
+    TaskSpec {
+        share_sources: true,
+        target_guard: TargetGuard::Acl.into(),
+        target_fence: TargetFence::User.into(),
+        ..spec
+    }
 }
 
 fn problems(text: &str) -> Vec<String> {
@@ -185,7 +190,7 @@ fn an_edit_names_the_fields_that_change_and_no_others() {
     assert_eq!(changed(|spec| spec.sources[1].port = 1), "sources");
     assert_eq!(changed(|spec| spec.target.as_mut().unwrap().tls = None), "target.tls");
     let other = TaskSpec { name: "other".into(), ..TaskSpec::default() };
-    let all = "name,mode,topology,db_map,share_sources,target_guard,complete_when_caught_up,allow_downgrade,on_flush,cross_slot,sources,target,filter,\
+    let all = "name,mode,topology,db_map,share_sources,target_guard,target_fence,complete_when_caught_up,allow_downgrade,on_flush,cross_slot,sources,target,filter,\
                limits.spool_memory_bytes,limits.spool_disk_bytes,limits.read_bytes_per_second,limits.write_bytes_per_second,limits.retry_window_seconds";
     assert_eq!(paths(&before, &other).join(","), all);
 }

@@ -4,13 +4,13 @@
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::{
     BorderPolicy, Credential, CrossSlot, Endpoint, Filter, FlushPolicy, Limits, Mode, Network, Ring, RingServer,
-    SourceKind, Strays, TargetGuard, TaskSpec, Tls, Topology,
+    SourceKind, Strays, TargetFence, TargetGuard, TaskSpec, Tls, Topology,
 };
 use yaml_rust2::yaml::Hash;
 use yaml_rust2::{Yaml, YamlEmitter};
 
 use super::server::{NETWORKS, STORED};
-use super::spec::{BORDER, COMPLETE, CROSS_SLOT, FLUSH, GUARD, KINDS, MODES, STRAYS, VERSION};
+use super::spec::{BORDER, COMPLETE, CROSS_SLOT, FENCE, FLUSH, GUARD, KINDS, MODES, STRAYS, VERSION};
 
 /// The file, with what a reader has to know on top.
 pub(super) fn write(spec: &TaskSpec) -> String {
@@ -93,6 +93,7 @@ fn task(spec: &TaskSpec) -> Map {
         topology,
         share_sources,
         target_guard,
+        target_fence,
         // A switch-over sets it, nobody else.
         way_back_of: _,
     } = spec;
@@ -114,6 +115,7 @@ fn task(spec: &TaskSpec) -> Map {
         .flag("allow_downgrade", *allow_downgrade)
         .flag("share_sources", *share_sources)
         .word("target_guard", TargetGuard::try_from(*target_guard).ok().and_then(|guard| word(GUARD, guard)))
+        .word("target_fence", TargetFence::try_from(*target_fence).ok().and_then(|fence| word(FENCE, fence)))
         .put("limits", limits.as_ref().map(self::limits))
 }
 

@@ -63,7 +63,7 @@ pub const METRICS: &[Metric] = &[
         Gauge,
         "level",
         SHARD,
-        "0 to 4: how surely a replaced writer is kept from the target (docs/decisions/0001)",
+        "0 to 4: how surely a replaced writer is kept from the target (docs/decisions/0017)",
     ),
     row(
         "dts_shard_report_age_seconds",

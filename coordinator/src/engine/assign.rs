@@ -385,6 +385,7 @@ pub(super) fn assignment(task_id: &str, spec: &TaskSpec, shard: &Shard) -> Assig
         on_flush: spec.on_flush,
         continue_only: !spec.way_back_of.is_empty(),
         target_guard: spec.target_guard,
+        target_fence: spec.target_fence,
         ..Assignment::default()
     }
 }

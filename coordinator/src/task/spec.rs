@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use dts_common::error::{Code, Error, Result};
 use dts_common::selection::Selection;
-use dts_proto::v1::{Endpoint, Mode, TargetGuard, TaskSpec};
+use dts_proto::v1::{Endpoint, Mode, TargetFence, TargetGuard, TaskSpec};
 
 use super::check_tls;
 use crate::placement;
@@ -53,6 +53,9 @@ pub fn check_spec(spec: &TaskSpec, request_id: &str) -> Result<()> {
     }
     if TargetGuard::try_from(spec.target_guard).is_err() {
         return wrong("spec.target_guard has to be one of TARGET_GUARD_WATCH, _ACL and _OFF".into());
+    }
+    if TargetFence::try_from(spec.target_fence).is_err() {
+        return wrong("spec.target_fence has to be one of TARGET_FENCE_AUTO and _USER".into());
     }
     placement::check(spec)?;
     Selection::new(spec.filter.as_ref(), &spec.db_map, spec.on_flush).map(drop)

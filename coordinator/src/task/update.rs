@@ -71,6 +71,7 @@ pub fn edit(spec: &mut TaskSpec, from: &TaskSpec, paths: &[String]) -> Result<()
             "topology" => changed.topology = from.topology,
             "share_sources" => changed.share_sources = from.share_sources,
             "target_guard" => changed.target_guard = from.target_guard,
+            "target_fence" => changed.target_fence = from.target_fence,
             _ => update(&mut changed, &from, std::slice::from_ref(path))?,
         }
     }

@@ -24,11 +24,15 @@ pub(super) const RACES: u32 = 16;
 
 /// Claims every slot of the job's scope; gives a writer, and what the records said together.
 pub async fn claim(job: Job, mut retry: Retry) -> Result<(Writer, Option<Checkpoint>)> {
-    let identity = Identity { shard: job.shard.clone(), epoch: job.epoch, shared: job.scope.is_shared() };
+    let identity =
+        Identity { shard: job.shard.clone(), epoch: job.epoch, shared: job.scope.is_shared(), user: job.user.clone() };
     loop {
         match raise(&job.seed, &identity, &job.scope).await {
             Ok(raised) => {
                 retry.succeeded();
+                if let Some(user) = &job.user {
+                    user.expel_beside(&raised.topology.nodes).await;
+                }
                 let records: Vec<Checkpoint> = raised.records.iter().map(|(_, record)| record.clone()).collect();
                 let before = raised.before.then(|| record::summary(job.epoch, &records));
                 let writer = Writer::new(job, identity, raised.topology, raised.records, before.as_ref(), retry);
@@ -52,7 +56,7 @@ async fn raise(seed: &[Endpoint], identity: &Identity, scope: &Scope) -> Result<
 
 /// Leaves records in every slot of the scope as if the shard had come so far: the task goes on from there.
 pub async fn leave(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, scope: &Scope, phase: &Phase) -> Result<()> {
-    let identity = Identity { shard: shard.clone(), epoch, shared: scope.is_shared() };
+    let identity = Identity { shard: shard.clone(), epoch, shared: scope.is_shared(), user: None };
     let holder = identity.shared.then_some(shard.index);
     let left = |found: Option<&Checkpoint>| match found {
         Some(record) if record.epoch > epoch => Err(fenced(record, epoch)),
@@ -90,7 +94,7 @@ async fn rewrite(
             return Ok(Raised { topology, records: slots.into_iter().zip(next).collect(), before });
         }
     }
-    Err(Error::new(Code::Fenced, "another writer keeps changing the records on the target"))
+    Err(Error::new(Code::TargetBusy, "another writer keeps changing the records on the target"))
 }
 
 fn raised(record: Option<&Checkpoint>, identity: &Identity) -> Result<Checkpoint> {
@@ -111,7 +115,7 @@ fn raised(record: Option<&Checkpoint>, identity: &Identity) -> Result<Checkpoint
 /// Removes our keys from every slot; missing ones are gone already. `shared`: the records are those of all shards of the task, and only
 /// those that are this one's go.
 pub async fn release(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, shared: bool) -> Result<()> {
-    let identity = Identity { shard: shard.clone(), epoch, shared };
+    let identity = Identity { shard: shard.clone(), epoch, shared, user: None };
     let topology = whole(seed).await?;
     let mut links = Links::new(&identity);
     let every = Scope::Every.slots();
@@ -136,5 +140,5 @@ pub async fn release(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, shared: b
         }
         links.run(&topology, removals).await?;
     }
-    Err(Error::new(Code::Fenced, "another writer keeps changing the records on the target"))
+    Err(Error::new(Code::TargetBusy, "another writer keeps changing the records on the target"))
 }

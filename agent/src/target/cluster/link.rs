@@ -3,6 +3,7 @@
 //! master had not run is gone with them. So nothing of theirs can be applied behind what is read here.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::target::connection::{Connection, Replies};
 use crate::target::refusal::{self, is_the_scripts_own, named};
 use crate::target::reply::Reply;
 
-use crate::target::{Checkpoint, fence};
+use crate::target::{Checkpoint, EpochUser, fence};
 
 /// Who connects.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Identity {
     pub(super) epoch: Epoch,
     /// The shards of the task share the records.
     pub(super) shared: bool,
+    /// As whom, if not as our login.
+    pub(super) user: Option<Arc<EpochUser>>,
 }
 
 impl Identity {
@@ -76,6 +79,7 @@ pub(super) enum Away {
 #[derive(Debug)]
 pub(super) struct Link {
     identity: Identity,
+    endpoint: Endpoint,
     name: String,
     connection: Connection,
     /// How long the master took to answer when it had nothing else to do.
@@ -84,13 +88,16 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) async fn open(endpoint: &Endpoint, identity: &Identity) -> Result<Self> {
-        let Identity { shard, epoch, .. } = identity;
+        let Identity { shard, epoch, user, .. } = identity;
         let name = format!("dts:{}:{}:{epoch}:{:08x}", shard.task, shard.index, rand::random::<u32>());
-        let mut connection = Connection::open(endpoint).await?;
+        let mut connection = match user {
+            None => Connection::open(endpoint).await?,
+            Some(user) => user.enter(endpoint).await?,
+        };
         let since = Instant::now();
         connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
         let round_trip = since.elapsed();
-        let mut link = Self { identity: identity.clone(), name, connection, round_trip };
+        let mut link = Self { identity: identity.clone(), endpoint: endpoint.clone(), name, connection, round_trip };
         link.evict(&BTreeSet::new()).await?;
         Ok(link)
     }
@@ -126,7 +133,10 @@ impl Link {
                 return Err(self.connection.refused(&text));
             }
         }
-        Ok(())
+        match &self.identity.user {
+            Some(user) => user.expel(&self.endpoint).await,
+            None => Ok(()),
+        }
     }
 
     /// Does all of them, in their order; an error means that nobody knows which were done.

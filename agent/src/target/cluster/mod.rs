@@ -12,6 +12,8 @@ pub mod territory;
 mod topology;
 mod writer;
 
+use std::sync::Arc;
+
 use dts_common::ids::{Epoch, ShardId};
 
 pub use claim::{claim, leave, release};
@@ -22,6 +24,7 @@ pub use writer::Writer;
 
 use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
+use crate::target::EpochUser;
 
 /// What a shard writes to a cluster with.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub struct Job {
     pub shard: ShardId,
     /// Our authority over it.
     pub epoch: Epoch,
+    /// As whom it writes, if not as our login.
+    pub user: Option<Arc<EpochUser>>,
     /// Nodes to ask for the others.
     pub seed: Vec<Endpoint>,
     /// Keeps the rate.

@@ -120,7 +120,7 @@ impl SlotRecords {
 
 /// Takes the slots; to be called before the shard is claimed. With `afresh` the shard copies again also if they are the same.
 pub async fn take(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, slots: &SlotSet, afresh: bool) -> Result<()> {
-    let identity = Identity { shard: shard.clone(), epoch, shared: true };
+    let identity = Identity { shard: shard.clone(), epoch, shared: true, user: None };
     let topology = whole(seed).await?;
     let mut links = Links::new(&identity);
     let every = Scope::Every.slots();
