@@ -19,6 +19,12 @@ impl Role {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         Ok(Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
     }
+
+    /// With everything that it says in this file.
+    pub(crate) fn logging(command: &mut Command, file: &Path) -> Result<Self> {
+        let file = std::fs::File::create(file)?;
+        Ok(Self(command.stdout(file.try_clone()?).stderr(file).spawn()?))
+    }
 }
 
 impl Drop for Role {

@@ -1,6 +1,6 @@
 //! A task's life, state by state, as somebody with grpcurl or the CLI leads it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -90,6 +90,24 @@ impl Desk {
         until("the agent", || Ok(grpcurl(&self.address, &["dts.v1.FleetService/ListAgents"]).is_ok_and(is_there)))
     }
 
+    /// An agent that says all that it can in a file.
+    pub(crate) fn talking_agent(&mut self, name: &str, log: &Path) -> Result<()> {
+        let (address, state) = (self.address.clone(), self.path(name));
+        let mut command = Command::new(dts_tests::dts::binary()?);
+        command
+            .args(["agent", "--name", name, "--coordinator", &address, "--state-dir", &state])
+            .env("DTS_LOG", "trace");
+        self.agents.push(Role::logging(&mut command, log)?);
+        until("the agent", || {
+            Ok(grpcurl(&self.address, &["dts.v1.FleetService/ListAgents"])?.contains("\"alive\": true"))
+        })
+    }
+
+    /// Everything below the directories of coordinator and agents.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn create(&mut self, spec: &Value) -> Result<()> {
         let created = self.ask("CreateTask", json!({ "spec": spec }))?;
         self.task = created["id"].as_str().context("an id")?.to_owned();
@@ -115,7 +133,7 @@ impl Desk {
 
     /// True if the coordinator's store holds this in clear.
     pub(crate) fn stored(&self, text: &str) -> Result<bool> {
-        let store = std::fs::read(std::path::Path::new(&self.path("c")).join("store.redb"))?;
+        let store = std::fs::read(Path::new(&self.path("c")).join("store.redb"))?;
         Ok(store.windows(text.len()).any(|bytes| bytes == text.as_bytes()))
     }
 

@@ -17,6 +17,7 @@ mod deploy;
 mod discover;
 mod drain;
 mod enrol;
+mod fence;
 mod filters;
 mod fleet;
 mod guard;
