@@ -6,6 +6,7 @@ mod fleet;
 mod guard;
 mod held;
 mod life;
+mod locks;
 mod mirror;
 mod orders;
 mod pace;
@@ -246,6 +247,7 @@ impl<S: Store> Engine<S> {
                 Err(error) => return Err(error),
             }
         }
+        Box::pin(self.give_back_owed(&mut world)).await;
         self.forget_deleted(&mut world).await?;
         self.start_due(&mut world).await?;
         self.end_checks(&mut world).await?;
@@ -311,8 +313,7 @@ impl<S: Store> Engine<S> {
         task.reason.clone_from(&reason);
         held.stored.measure(state, &held.statuses.values().collect::<Vec<_>>());
         held.stored.note(task::meaning(state), reason);
-        let locks = life::locks(held);
-        self.save_with(held, locks).await
+        Box::pin(self.save_with_locks(held)).await
     }
 
     async fn save(&self, held: &mut Held) -> Result<()> {
@@ -323,7 +324,7 @@ impl<S: Store> Engine<S> {
     async fn save_with(&self, held: &mut Held, mut write: Transaction) -> Result<()> {
         let task = held.task_mut();
         task.updated_at = Some(SystemTime::now().into());
-        let key = format!("task/{}", task.id);
+        let key = held.key();
         write.compares.push((key.clone(), held.revision));
         write.writes.push((key, Some(held.stored.encode_to_vec())));
         match self.store.commit(write).await.and_then(|committed| committed.ok_or_else(lost_race)) {

@@ -68,6 +68,11 @@ impl Held {
         self.view().clone()
     }
 
+    /// Where the store has it.
+    pub(super) fn key(&self) -> String {
+        format!("task/{}", self.id)
+    }
+
     pub(super) fn view(&self) -> &Task {
         static NONE: LazyLock<Task> = LazyLock::new(Task::default);
         self.stored.task.as_ref().unwrap_or(&NONE)

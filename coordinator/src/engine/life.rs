@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::checking::take_upon;
 use super::{Engine, Held, World, answer, lost_race, mirror, not_found};
 use crate::store::{MOST_WRITES, Store, Transaction};
-use crate::task::{self, occupies, unchecked};
+use crate::task::{self, unchecked};
 
 /// An error as a task shows it.
 pub(super) fn reason(error: &Error) -> v1::Reason {
@@ -60,25 +60,6 @@ pub(super) fn note_copies(held: &mut Held) {
     };
     let begun: Vec<u32> = held.stored.resync.iter().filter(|index| copies(index)).copied().collect();
     held.stored.resync.retain(|index| !begun.contains(index));
-}
-
-/// Takes the servers at the start, and gives them back at the end. A task that an earlier version started has none.
-pub(super) fn locks(held: &mut Held) -> Transaction {
-    let task = held.task();
-    let held_now = std::mem::take(&mut held.stored.locks);
-    let wanted = match task.state() {
-        TaskState::Verifying => task::locks(&task.spec.unwrap_or_default()),
-        state if occupies(state, held.stored.ran) => held_now.clone(),
-        _ => Vec::new(),
-    };
-    held.stored.locks.clone_from(&wanted);
-    let mut change = Transaction::default();
-    for key in wanted.iter().filter(|key| !held_now.contains(key)) {
-        change.compares.push((key.clone(), 0));
-        change.writes.push((key.clone(), Some(task.id.clone().into_bytes())));
-    }
-    change.writes.extend(held_now.into_iter().filter(|key| !wanted.contains(key)).map(|key| (key, None)));
-    change
 }
 
 impl<S: Store> Engine<S> {
@@ -134,9 +115,9 @@ impl<S: Store> Engine<S> {
     /// Nothing of it is left in the store.
     pub(super) async fn forget(&self, world: &mut World, id: &str) -> Result<Task> {
         let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
+        Box::pin(self.give_back_all(held)).await?;
         let key = format!("task/{id}");
         let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
-        writes.extend(held.stored.locks.iter().map(|lock| (lock.clone(), None)));
         writes.extend([(key.clone(), None), (mirror::key(id), None)]);
         writes.extend(Self::deletes_of_runs(held));
         let epochs: Vec<_> =

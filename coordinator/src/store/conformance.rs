@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 
-use super::{Event, Store, Transaction, Versioned, Watch};
+use super::{Event, MOST_WRITES, Store, Transaction, Versioned, Watch};
 
 pub(crate) fn put(key: &str, value: &str, compare: Option<u64>) -> Transaction {
     Transaction {
@@ -25,6 +25,7 @@ pub(crate) async fn next(watch: &mut Watch) -> Event {
 /// Everything; `forget` makes the store forget the changes so far.
 pub(crate) async fn all<S: Store>(store: &S, forget: impl AsyncFn(&S)) {
     transactions(store).await;
+    as_many_writes_as_are_promised(store).await;
     watches(store).await;
     a_watch_that_missed_forgotten_changes_sees_all_there_is(store, forget).await;
     leases(store).await;
@@ -55,6 +56,29 @@ async fn transactions(store: &impl Store) {
     assert!(store.get("a/2").await.unwrap().is_none() && store.get("b/1").await.unwrap().is_none());
     let again = store.commit(put("a/2", "new", Some(0))).await.unwrap().unwrap();
     assert!(again > last, "a revision never repeats, also for a key that was deleted");
+}
+
+/// Beside the keys that are written a transaction may compare the leader's, and a task's.
+async fn as_many_writes_as_are_promised(store: &impl Store) {
+    let keys: Vec<String> = (0..MOST_WRITES).map(|number| format!("m/{number:03}")).collect();
+    let (leader, task) = (store.commit(put("m", "leads", None)).await, store.commit(put("n", "lists", None)).await);
+    let guards = vec![("m".to_owned(), leader.unwrap().unwrap()), ("n".to_owned(), task.unwrap().unwrap())];
+    let absent = keys.iter().map(|key| (key.clone(), 0));
+    let take = Transaction {
+        compares: guards.iter().cloned().chain(absent).collect(),
+        writes: keys.iter().map(|key| (key.clone(), Some(b"mine".to_vec()))).collect(),
+        ..Transaction::default()
+    };
+    let taken = store.commit(take.clone()).await.unwrap().unwrap();
+    assert_eq!(store.commit(take).await.unwrap(), None, "none of them is absent any more");
+    assert_eq!(store.list("m/").await.unwrap().len(), MOST_WRITES);
+    let give = Transaction {
+        compares: guards.into_iter().chain(keys.iter().map(|key| (key.clone(), taken))).collect(),
+        writes: keys.iter().map(|key| (key.clone(), None)).collect(),
+        ..Transaction::default()
+    };
+    store.commit(give).await.unwrap().unwrap();
+    assert!(store.list("m/").await.unwrap().is_empty());
 }
 
 async fn watches(store: &impl Store) {
