@@ -56,6 +56,11 @@ impl Control {
         ])
     }
 
+    /// How many servers tasks keep for themselves.
+    pub(crate) fn locks(&self) -> Result<usize> {
+        Ok(self.etcd.ctl(&["get", "/dts/lock/", "--prefix", "--keys-only"])?.split_whitespace().count())
+    }
+
     pub(crate) fn agent(&self, name: &str) -> Result<Role> {
         role(&["agent", "--name", name, "--coordinator", &self.addresses.join(","), "--state-dir", &self.path(name)])
     }

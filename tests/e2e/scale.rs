@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use dts_proto::v1::fleet_service_client::FleetServiceClient;
 use dts_proto::v1::task_service_client::TaskServiceClient;
-use dts_proto::v1::{GetTaskRequest, ListAgentsRequest, ListTasksRequest, Task};
+use dts_proto::v1::{CancelTaskRequest, GetTaskRequest, ListAgentsRequest, ListTasksRequest, Task};
 use dts_tests::talkers::{Shard, Talkers, name, start_tasks};
 use tonic::transport::Channel;
 
@@ -16,6 +16,8 @@ const AGENTS: usize = 30;
 const LOST: usize = 10;
 const TASKS: usize = 5;
 const SHARDS: usize = 60;
+/// As many as a Redis Cluster may have.
+const MASTERS: usize = 1000;
 
 #[test]
 fn the_shards_of_ten_agents_that_die_at_once_run_elsewhere_under_higher_epochs_and_nowhere_twice() -> Result<()> {
@@ -62,6 +64,22 @@ fn the_shards_of_ten_agents_that_die_at_once_run_elsewhere_under_higher_epochs_a
         ensure!(epochs == [after[&shard].1], "{shard:?} runs as {epochs:?}, and should as {:?}", after[&shard]);
     }
     Ok(())
+}
+
+#[test]
+fn a_task_of_a_thousand_sources_takes_all_of_them_over_etcd_and_gives_all_back() -> Result<()> {
+    let control = Control::start(1, 1)?;
+    let url = format!("http://{}", control.addresses[0]);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut client = runtime.block_on(TaskServiceClient::connect(url.clone()))?;
+    until("the interface to answer", || Ok(runtime.block_on(client.list_tasks(ListTasksRequest::default())).is_ok()))?;
+    let _talkers = runtime.block_on(Talkers::start(&url, LOST))?;
+    let ids = runtime.block_on(start_tasks(&mut client, 1, MASTERS))?;
+    let mut task = || -> Result<Task> { runtime.block_on(get(&mut client, &ids))?.pop().context("a task") };
+    until("every shard to run", || Ok(task()?.ready_to_complete))?;
+    ensure!(control.locks()? == MASTERS + 1);
+    runtime.block_on(client.cancel_task(CancelTaskRequest { id: ids[0].clone(), ..Default::default() }))?;
+    until("every server to be given back", || Ok(control.locks()? == 0))
 }
 
 async fn get(client: &mut TaskServiceClient<Channel>, ids: &[String]) -> Result<Vec<Task>> {
