@@ -142,6 +142,7 @@ fn trigger(text: &str) -> Result<AlarmTrigger, String> {
         "certificate" => AlarmKind::Certificate,
         "foreign-writes" => AlarmKind::ForeignWrites,
         "verification-mismatch" => AlarmKind::VerificationMismatch,
+        "replay-short" => AlarmKind::ReplayShort,
         other => return Err(format!("{other:?} is no trigger")),
     };
     let mut trigger = AlarmTrigger { kind: kind.into(), ..AlarmTrigger::default() };

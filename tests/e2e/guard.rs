@@ -211,3 +211,33 @@ fn writes_of_others_are_noticed_counted_named_and_raise_an_alarm_and_so_does_a_d
     until("the end of the alarm", || Ok(!raised(kinds[1], "")?))?;
     Ok(())
 }
+
+#[test]
+fn a_target_that_may_forget_more_than_it_can_be_given_raises_an_alarm_until_its_disk_keeps_all() -> Result<()> {
+    let (source, target) = (server("redis-7.0")?, server("redis-7.0")?);
+    let load = Load::start(&source)?;
+    let mut desk = Desk::start()?;
+    let nobody =
+        json!({"name": "hook", "webhook": {"url": format!("http://127.0.0.1:{}/", dts_tests::port::free_port())}});
+    let triggers = [json!({"kind": "ALARM_KIND_REPLAY_SHORT"})];
+    desk.any(
+        "AlarmService/CreateAlarmPolicy",
+        &json!({"policy": {"name": "p", "triggers": triggers, "receivers": [nobody]}}),
+    )?;
+    desk.create(&spec(&source, &target))?;
+    desk.call("StartTask", json!({"acknowledgeWarnings": true}))?;
+    until("to catch up", || Ok(desk.get()?["readyToComplete"] == true))?;
+    let short = || Ok(desk.get()?["shards"][0]["status"]["replay"]["short"] == true);
+    until("a target without a file to be short", short)?;
+    let on =
+        || -> Result<Value> { Ok(desk.any("AlarmService/ListAlarms", &json!({"on": true}))?["alarms"][0].clone()) };
+    ensure!(on()?.is_null(), "it was told at once: {}", on()?);
+    until("the alarm", || Ok(on()?["kind"] == "ALARM_KIND_REPLAY_SHORT"))?;
+    let said = on()?;
+    ensure!(said["message"].to_string().contains("no append-only file"), "{said}");
+    for (name, value) in [("appendfsync", "always"), ("appendonly", "yes")] {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut target.connect()?)?;
+    }
+    until("its end", || Ok(on()?.is_null()))?;
+    load.stop()
+}

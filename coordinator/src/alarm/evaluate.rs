@@ -11,6 +11,8 @@ use dts_proto::v1::{
 
 /// A shard that has just been given to an agent has not reported yet: no trouble before this.
 const FIRST_REPORT: Duration = Duration::from_secs(5);
+/// How long a window lasts moves with every burst of writes: what holds for less is no news.
+const OUTLASTS_A_BURST: Duration = Duration::from_secs(30);
 
 /// What there is to look at.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,8 @@ pub(super) fn conditions(policies: &[AlarmPolicy], world: World<'_>) -> Vec<Cond
 
 /// True if an alarm that is on can neither be confirmed nor resolved now: the shards that it is about have not been heard yet.
 pub(super) fn is_unknown(alarm: &Alarm, world: World<'_>) -> bool {
-    let heard_only = matches!(alarm.kind(), AlarmKind::Lag | AlarmKind::Backlog | AlarmKind::ForeignWrites);
+    let heard_only =
+        matches!(alarm.kind(), AlarmKind::Lag | AlarmKind::Backlog | AlarmKind::ForeignWrites | AlarmKind::ReplayShort);
     let task = world.tasks.iter().find(|task| task.id == alarm.task_id);
     heard_only && task.is_some_and(|task| runs(task) && task.shards.iter().any(|shard| shard.status.is_none()))
 }
@@ -101,14 +104,18 @@ fn tasks<'a>(
     world.tasks.iter().filter(|task| selects(policy.tasks.as_ref(), task)).filter_map(move |task| {
         let (need, message) = of_task(trigger, task, world)?;
         let hold = Duration::from_secs(trigger.for_seconds.into());
-        let degraded = trigger.kind() == AlarmKind::Degraded;
+        let least = match trigger.kind() {
+            AlarmKind::Degraded => FIRST_REPORT,
+            AlarmKind::ReplayShort => OUTLASTS_A_BURST,
+            _ => Duration::ZERO,
+        };
         Some(Condition {
             key: Key { policy: policy.id.clone(), kind: trigger.kind(), task: task.id.clone(), about: String::new() },
             need,
             task_name: task.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default(),
             message,
             reason: task.reason.clone().map(without_detail),
-            hold: if degraded { hold.max(FIRST_REPORT) } else { hold },
+            hold: hold.max(least),
         })
     })
 }
@@ -135,6 +142,7 @@ fn of_task(trigger: &AlarmTrigger, task: &Task, world: World<'_>) -> Option<(Ala
         AlarmKind::Backlog if runs(task) => (AlarmNeed::NeedsYou, backlog(trigger, task)?),
         AlarmKind::Degraded if runs(task) => (AlarmNeed::WillRetry, degraded(task)?),
         AlarmKind::ForeignWrites if runs(task) => (AlarmNeed::NeedsYou, foreign_writes(task)?),
+        AlarmKind::ReplayShort if runs(task) => (AlarmNeed::NeedsYou, replay_short(task)?),
         AlarmKind::VerificationMismatch => {
             let number = world.differing.get(&task.id)?;
             (AlarmNeed::NeedsYou, format!("verification {number} found that source and target differ"))
@@ -177,6 +185,24 @@ fn foreign_writes(task: &Task) -> Option<String> {
     let guard = task.shards.iter().find_map(|shard| shard.status.as_ref()?.guard.as_ref())?;
     let by = guard.foreign_clients.join(", ");
     guard.recent.then(|| format!("somebody else writes to the target ({} writes so far; {by})", guard.foreign_writes))
+}
+
+/// The shard that can be given least.
+fn replay_short(task: &Task) -> Option<String> {
+    let replays = task.shards.iter().filter_map(|shard| Some((shard.index, shard.status.as_ref()?.replay.as_ref()?)));
+    let (index, replay) = replays.filter(|(_, replay)| replay.short).min_by_key(|(_, replay)| replay.lasts_ms)?;
+    let loses = match replay.loss_ms {
+        Some(ms) => format!("its last {} s (appendfsync {})", ms / 1000, replay.target_keeps),
+        None => "all since its last snapshot (it has no append-only file)".to_owned(),
+    };
+    let has = match replay.lasts_ms {
+        Some(ms) => format!("the last {}.{} s", ms / 1000, ms % 1000 / 100),
+        None => format!("{} bytes", replay.window_bytes.max(replay.backlog_bytes)),
+    };
+    Some(format!(
+        "if its host crashes the target of shard {index} forgets {loses}, and {has} can be given again: it would be copied anew. \
+         Let the target fsync more often, give the spool more disk, or raise repl-backlog-size on the source"
+    ))
 }
 
 fn degraded(task: &Task) -> Option<String> {
@@ -237,7 +263,7 @@ fn elsewhere(policy: &AlarmPolicy, trigger: &AlarmTrigger, about: &str, message:
 
 #[cfg(test)]
 mod tests {
-    use dts_proto::v1::{GuardStatus, Hop, Shard, ShardStatus, TaskSpec};
+    use dts_proto::v1::{GuardStatus, Hop, Replay, Shard, ShardStatus, TaskSpec};
 
     use super::*;
 
@@ -355,6 +381,35 @@ mod tests {
         assert!(found[0].message.contains("verification 4") && found[0].need == AlarmNeed::NeedsYou, "{found:?}");
         let equal = World { differing: &NONE, ..world };
         assert!(conditions(&[policy_of(AlarmKind::VerificationMismatch)], equal).is_empty());
+    }
+
+    #[test]
+    fn a_target_that_may_forget_more_than_it_can_be_given_is_told_once_that_has_lasted() {
+        let mut of = task(TaskState::IncrSync, Some(Pace::default()));
+        let watching = policy(AlarmKind::ReplayShort, 0);
+        assert!(holds(&watching, &of).is_empty(), "without a position nobody can tell");
+        let with = |of: &mut Task, replay: Replay| of.shards[0].status.as_mut().unwrap().replay = Some(replay);
+        let enough = Replay { lasts_ms: Some(60_000), loss_ms: Some(2000), ..Replay::default() };
+        with(&mut of, enough.clone());
+        assert!(holds(&watching, &of).is_empty());
+        with(&mut of, Replay { lasts_ms: Some(1700), short: true, target_keeps: "everysec".into(), ..enough });
+        let found = holds(&watching, &of);
+        assert!(found[0].need == AlarmNeed::NeedsYou && found[0].hold == OUTLASTS_A_BURST, "{found:?}");
+        let said = &found[0].message;
+        assert!(said.contains("its last 2 s (appendfsync everysec)") && said.contains("the last 1.7 s"), "{said}");
+        let mut patient = watching.clone();
+        patient.triggers[0].for_seconds = 300;
+        assert_eq!(holds(&patient, &of)[0].hold, Duration::from_secs(300));
+        with(&mut of, Replay { short: true, window_bytes: 7, target_keeps: "nothing".into(), ..Replay::default() });
+        let said = &holds(&watching, &of)[0].message;
+        assert!(said.contains("no append-only file") && said.contains("7 bytes"), "{said}");
+        let paused = [Task { state: TaskState::Paused.into(), ..of.clone() }];
+        assert!(holds(&watching, &paused[0]).is_empty());
+        // A new leader that has not heard the shard yet ends nothing.
+        of.shards[0].status = None;
+        let (tasks, alarm) =
+            ([of], Alarm { kind: AlarmKind::ReplayShort.into(), task_id: "t".into(), ..Alarm::default() });
+        assert!(is_unknown(&alarm, World { tasks: &tasks, ..nothing() }));
     }
 
     #[test]

@@ -4,7 +4,8 @@ import { choice, dialog, every, field, form, h, notice, problem, section, table 
 import { moment, short } from "./words.js";
 
 const KINDS = [["INTERRUPTED", "interrupted: it will retry", true], ["NEEDS_DECISION", "needs a decision", true], ["FAILED", "failed", true], ["LAG", "too far behind", false], ["BACKLOG", "the source's backlog ends soon", true],
-  ["AGENT_LOST", "an agent is lost", true], ["DEGRADED", "a shard has no agent", true], ["CERTIFICATE", "a certificate expires", false], ["FOREIGN_WRITES", "somebody else writes to the target", false], ["VERIFICATION_MISMATCH", "a verification found differences", false]];
+  ["AGENT_LOST", "an agent is lost", true], ["DEGRADED", "a shard has no agent", true], ["CERTIFICATE", "a certificate expires", false], ["FOREIGN_WRITES", "somebody else writes to the target", false], ["VERIFICATION_MISMATCH", "a verification found differences", false],
+  ["REPLAY_SHORT", "the target may forget more than can be replayed", false]];
 /** Seconds that a trigger takes where it takes any. */
 const THRESHOLDS = { LAG: 60, BACKLOG: 600, CERTIFICATE: 1209600 };
 const to = (receiver) => receiver.webhook?.url ?? receiver.alertmanager?.url ?? `${receiver.email?.to?.join(", ")} by ${receiver.email?.server}`;
