@@ -24,6 +24,8 @@ const TICK: Duration = Duration::from_millis(100);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The masters of a cluster are looked up anew after so many questions.
 const TOPOLOGY_EVERY: u64 = 5;
+/// How the target keeps its data is asked again after so many times.
+const KEEPS_EVERY: u64 = 10;
 
 /// What the observer looks at.
 pub struct Observer {
@@ -224,13 +226,16 @@ impl Asked {
             clients.clear();
         }
         if clients.is_empty() {
-            let mut keeps = None;
             for server in self.whom.servers().await? {
-                let mut client = Client::connect(&server, self.side).await?;
-                if self.side == Side::Target {
-                    keeps = keeps.max(Some(what_it_keeps(&mut client).await?));
-                }
-                clients.push(client);
+                clients.push(Client::connect(&server, self.side).await?);
+            }
+            self.answer.keeps = None;
+        }
+        // Somebody may follow the advice of an alarm.
+        if self.side == Side::Target && (self.answer.keeps.is_none() || self.answer.asked.is_multiple_of(KEEPS_EVERY)) {
+            let mut keeps = None;
+            for client in &mut clients {
+                keeps = keeps.max(Some(what_it_keeps(client).await?));
             }
             self.answer.keeps = keeps;
         }

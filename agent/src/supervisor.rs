@@ -38,6 +38,8 @@ pub struct Supervisor {
     budgets: Budgets,
     changed: Arc<Notify>,
     shards: HashMap<ShardId, (Epoch, Slot)>,
+    /// All sources of tasks that have many.
+    sources: HashMap<String, Vec<v1::Endpoint>>,
     /// What each would have alone.
     limits: HashMap<ShardId, Limits>,
     checks: Checks,
@@ -71,12 +73,14 @@ impl Supervisor {
     /// No shards yet; `changed` is notified when one of them has something to report.
     pub fn new(state_dir: &Path, secrets: Secrets, budgets: Budgets, changed: Arc<Notify>) -> Self {
         let (state_dir, shards, limits) = (state_dir.to_owned(), HashMap::new(), HashMap::new());
+        let sources = HashMap::new();
         Self {
             state_dir,
             secrets,
             budgets,
             changed,
             shards,
+            sources,
             limits,
             checks: Checks::default(),
             runs: HashMap::new(),
@@ -94,6 +98,7 @@ impl Supervisor {
     pub async fn reconcile(&mut self, desired: DesiredState) {
         let mut old = std::mem::take(&mut self.shards);
         self.limits.clear();
+        self.sources = desired.sources.into_iter().map(|task| (task.task_id, task.sources)).collect();
         let orders = desired.assignments.clone();
         for assignment in desired.assignments {
             let id = ShardId { task: assignment.task_id.clone(), index: assignment.shard_index };
@@ -229,7 +234,8 @@ impl Supervisor {
     }
 
     fn topology(&self, assignment: &Assignment) -> Result<Topology> {
-        let siblings = assignment.siblings.iter().map(|source| self.secrets.resolve(source)).collect::<Result<_>>()?;
+        let listed = self.sources.get(&assignment.task_id).unwrap_or(&assignment.siblings);
+        let siblings = listed.iter().map(|source| self.secrets.resolve(source)).collect::<Result<_>>()?;
         let spec = assignment.topology.clone().unwrap_or_default();
         let sentinels = spec.sentinels.iter().map(|sentinel| self.secrets.resolve(sentinel)).collect::<Result<_>>()?;
         Topology::new(&spec, siblings, sentinels)
@@ -312,6 +318,29 @@ impl Slot {
     fn direct(&self, directive: Directive) {
         if let Self::Running(running) = self {
             running.directive.send_if_modified(|held| std::mem::replace(held, directive) != directive);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shard_knows_all_sources_of_its_task_however_they_were_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut of = Supervisor::new(dir.path(), Secrets::default(), Budgets::default(), Arc::default());
+        let end = |port| v1::Endpoint { host: "h".into(), port, ..v1::Endpoint::default() };
+        let all: Vec<_> = (1..=3).map(end).collect();
+        let many =
+            Assignment { task_id: "many".into(), source: Some(end(1)), target: Some(end(9)), ..Assignment::default() };
+        let few = Assignment { task_id: "few".into(), siblings: all.clone(), ..many.clone() };
+        let sources = vec![v1::TaskSources { task_id: "many".into(), sources: all }];
+        of.reconcile(DesiredState { sources, ..DesiredState::default() }).await;
+        for assignment in [many, few] {
+            let id = ShardId { task: assignment.task_id.clone(), index: 0 };
+            let job = of.job(&id, &assignment, watch::channel(Limits::from(v1::Limits::default())).1).unwrap();
+            assert_eq!(job.topology.siblings.len(), 3, "{}", id.task);
         }
     }
 }

@@ -248,7 +248,7 @@ impl<S: Store> Engine<S> {
                 Err(error) => return Err(error),
             }
         }
-        self.give_back_owed(&mut world).await;
+        Box::pin(self.give_back_owed(&mut world)).await;
         self.forget_deleted(&mut world).await?;
         self.start_due(&mut world).await?;
         self.end_checks(&mut world).await?;
@@ -314,7 +314,7 @@ impl<S: Store> Engine<S> {
         task.reason.clone_from(&reason);
         held.stored.measure(state, &held.statuses.values().collect::<Vec<_>>());
         held.stored.note(task::meaning(state), reason);
-        self.save_with_locks(held).await
+        Box::pin(self.save_with_locks(held)).await
     }
 
     async fn save(&self, held: &mut Held) -> Result<()> {

@@ -318,6 +318,11 @@ impl Held {
     }
 }
 
+/// So many that they are not told with each of its shards: that would grow with their square.
+pub(super) fn has_many_sources(spec: &TaskSpec) -> bool {
+    spec.sources.len() > MOST_WRITES
+}
+
 /// Why nobody takes a shard, as the reason of its task.
 pub(super) fn no_agent(task: &Task, refusals: &BTreeMap<u32, Refused>) -> Option<v1::Reason> {
     let code = Code::NoAgent;
@@ -378,7 +383,7 @@ pub(super) fn assignment(task_id: &str, spec: &TaskSpec, shard: &Shard) -> Assig
         limits: spec.limits,
         allow_downgrade: spec.allow_downgrade,
         cross_slot: spec.cross_slot,
-        siblings: spec.sources.clone(),
+        siblings: if has_many_sources(spec) { Vec::new() } else { spec.sources.clone() },
         topology: spec.topology.clone(),
         filter: spec.filter.clone(),
         db_map: spec.db_map.clone(),

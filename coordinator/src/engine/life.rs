@@ -115,7 +115,7 @@ impl<S: Store> Engine<S> {
     /// Nothing of it is left in the store.
     pub(super) async fn forget(&self, world: &mut World, id: &str) -> Result<Task> {
         let held = world.tasks.get_mut(id).ok_or_else(|| not_found(id))?;
-        self.give_back_all(held).await?;
+        Box::pin(self.give_back_all(held)).await?;
         let key = format!("task/{id}");
         let mut writes = task::forgotten_runs(id, held.stored.run.as_ref());
         writes.extend([(key.clone(), None), (mirror::key(id), None)]);

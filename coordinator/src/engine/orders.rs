@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use dts_common::error::Result;
 use dts_proto::v1::{
-    Assignment, DesiredState, Directive, Endpoint, Probe, Shard, SwitchOverOrder, Task, TaskSpec, TaskState,
-    VerifyOrder,
+    Assignment, DesiredState, Directive, Endpoint, Probe, Shard, SwitchOverOrder, Task, TaskSources, TaskSpec,
+    TaskState, VerifyOrder,
 };
 use tokio::sync::watch;
 
-use super::assign::{assignment, describe};
+use super::assign::{assignment, describe, has_many_sources};
 use super::fleet::{Asked, Session};
 use super::probe::probe_id;
 use super::ring::Rings;
@@ -145,6 +145,12 @@ impl<S: Store> Engine<S> {
             let spec = self.opened(&mut opened, held)?;
             desired.checks.extend(held.order(spec, shard, look.standby));
         }
+        let told =
+            desired.assignments.iter().chain(desired.checks.iter().filter_map(|check| check.assignment.as_ref()));
+        let told: BTreeSet<&str> = told.map(|assignment| assignment.task_id.as_str()).collect();
+        let many = opened.iter().filter(|(id, spec)| told.contains(*id) && has_many_sources(spec));
+        let sources = many.map(|(id, spec)| TaskSources { task_id: (*id).to_owned(), sources: spec.sources.clone() });
+        desired.sources = sources.collect();
         Ok(Some(desired))
     }
 

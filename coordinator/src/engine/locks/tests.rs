@@ -179,20 +179,20 @@ fn etcd(server: &Server) -> Etcd {
 #[tokio::test]
 async fn hundreds_of_servers_are_taken_all_or_none_over_etcd() {
     let server = Server::start(1).unwrap();
-    takes_all_or_nothing(etcd(&server)).await;
+    Box::pin(takes_all_or_nothing(etcd(&server))).await;
 }
 
 #[tokio::test]
 async fn a_leader_that_dies_while_it_takes_or_gives_leaves_nothing_that_blocks_over_etcd() {
     let server = Server::start(1).unwrap();
-    outlives_a_death_anywhere(etcd(&server)).await;
+    Box::pin(outlives_a_death_anywhere(etcd(&server))).await;
 }
 
 #[tokio::test]
 async fn an_embedded_store_does_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    takes_all_or_nothing(Embedded::open(&dir.path().join("one")).unwrap()).await;
-    outlives_a_death_anywhere(Embedded::open(&dir.path().join("another")).unwrap()).await;
+    Box::pin(takes_all_or_nothing(Embedded::open(&dir.path().join("one")).unwrap())).await;
+    Box::pin(outlives_a_death_anywhere(Embedded::open(&dir.path().join("another")).unwrap())).await;
 }
 
 #[tokio::test]
@@ -200,9 +200,9 @@ async fn a_thousand_masters_are_no_more_than_etcd_takes() {
     let server = Server::start(1).unwrap();
     let store = etcd(&server);
     let engine = engine(store.clone()).await;
-    let id = created(&engine, spec(0, 1000)).await;
-    start(&engine, &id).await.unwrap();
+    let id = Box::pin(created(&engine, spec(0, 1000))).await;
+    Box::pin(start(&engine, &id)).await.unwrap();
     assert_eq!(taken(&store).await, 1001);
-    cancel(&engine, &id).await.unwrap();
+    Box::pin(cancel(&engine, &id)).await.unwrap();
     assert_eq!(taken(&store).await, 0);
 }
