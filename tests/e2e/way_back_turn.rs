@@ -94,6 +94,26 @@ fn a_master_of_the_new_side_that_fails_over_is_followed_back_at_its_replica_with
 }
 
 #[test]
+fn slots_of_the_old_side_may_move_while_it_follows() -> Result<()> {
+    let (old, new) = (Side::cluster("redis-7.0", 3, 0)?, Side::cluster("redis-7.0", 2, 0)?);
+    let Side::Cluster(cluster) = &old else { return Ok(()) };
+    let mut site = Site::start()?;
+    let traffic = begin(&mut site, &old, &new)?;
+    let done = site.switch(&json!({"keep_way_back": true}))?;
+    let traffic = Traffic::start(&new, traffic.refused()?)?;
+    follows_back(&mut site, &done, &new)?;
+    for tag in ["a", "b", "c"] {
+        let slot = cluster.slot(tag.as_bytes())?;
+        cluster.move_slots(slot..=slot, (cluster.owner(slot)? + 1) % 3)?;
+        traffic.pass()?;
+    }
+    cluster.until_ok()?;
+    no_copy(&site)?;
+    site.until_state("TASK_STATE_INCR_SYNC")?;
+    returns(&site, &old, &new, traffic)
+}
+
+#[test]
 fn slots_of_the_new_side_that_move_end_the_way_back_by_name_and_it_copies_only_when_told() -> Result<()> {
     let (old, new) = (Side::cluster("redis-7.0", 3, 0)?, Side::cluster("redis-7.0", 3, 0)?);
     let Side::Cluster(cluster) = &new else { return Ok(()) };

@@ -9,6 +9,7 @@ mod close;
 mod hold;
 mod look;
 mod place;
+mod ready;
 mod reopen;
 mod turn;
 mod writes;
@@ -17,12 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{
-    ShardPhase, SwitchOverOrder, SwitchOverReport, SwitchOverShard, SwitchOverSpec, SwitchOverStep, Turned,
-};
+use dts_proto::v1::{ShardPhase, SwitchOverOrder, SwitchOverReport, SwitchOverShard, SwitchOverSpec, SwitchOverStep};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -35,9 +34,6 @@ use hold::Hold;
 const TICK: Duration = Duration::from_millis(20);
 /// What cannot be done now is tried again so soon.
 const AGAIN: Duration = Duration::from_millis(300);
-/// Clients wait while the turn is tried: for so long, and then they come without a way back.
-const TURN_WITHIN: Duration = Duration::from_secs(30);
-const LEAST: Duration = Duration::from_secs(5);
 
 /// A switch-over that this agent takes part in.
 #[derive(Debug)]
@@ -61,7 +57,7 @@ impl Switch {
         let cancel = CancellationToken::new();
         let (sender, orders) = watch::channel(order);
         let span = job.span.clone();
-        let part = Part { job, board, shown: shown.clone(), hold: None, turning: None };
+        let part = Part { job, board, shown: shown.clone(), hold: None, trying: None };
         let ends = cancel.clone();
         let task = tokio::spawn(
             async move {
@@ -149,8 +145,8 @@ struct Part {
     board: Board,
     shown: Shown,
     hold: Option<Hold>,
-    /// Since when the turn is tried.
-    turning: Option<Instant>,
+    /// Since when a step is tried for which clients wait.
+    trying: Option<(SwitchOverStep, Instant)>,
 }
 
 impl Part {
@@ -184,6 +180,7 @@ impl Part {
             SwitchOverStep::Close => self.close(order).await?,
             SwitchOverStep::Finish => self.finish().await?,
             SwitchOverStep::Turn => self.turn(order).await?,
+            SwitchOverStep::Open => self.open(order).await?,
             SwitchOverStep::Free => self.free().await?,
             SwitchOverStep::Unspecified => false,
         };
@@ -199,7 +196,7 @@ impl Part {
         let kept = if step == SwitchOverStep::Free { Ok(()) } else { hold.renew().await };
         let held_for = hold.millis();
         self.shown.update(|report| report.held_for_ms = held_for);
-        if kept.is_err() && matches!(step, SwitchOverStep::Finish | SwitchOverStep::Turn) {
+        if kept.is_err() && matches!(step, SwitchOverStep::Finish | SwitchOverStep::Turn | SwitchOverStep::Open) {
             self.hold = None;
             return Ok(());
         }
@@ -278,50 +275,6 @@ impl Part {
         Ok(true)
     }
 
-    /// The place is taken before anybody can write to the target: what came before it would not come back.
-    async fn turn(&mut self, order: &SwitchOverOrder) -> Result<bool> {
-        if self.shown.read().turned.is_some() {
-            return Ok(true);
-        }
-        if !self.finish().await? {
-            return Ok(false);
-        }
-        let until = *self.turning.get_or_insert_with(Instant::now) + TURN_WITHIN;
-        let left = || until.saturating_duration_since(Instant::now());
-        let mut turned = Turned::default();
-        if !order.way_back_task_id.is_empty() {
-            let done = timeout(left(), turn::turn(&self.job, &self.board, &order.way_back_task_id)).await;
-            match done.unwrap_or_else(|_| Err(late())) {
-                Ok(done) => turned = done,
-                Err(error) if left().is_zero() => {
-                    // What an attempt found that had its time says more.
-                    let found = Some(self.shown.shard().error).filter(|found| !found.is_empty());
-                    let why = found.unwrap_or_else(|| error.to_string());
-                    turned.failed.push(format!("there is no way back: {why}"));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        while !order.open.is_empty() {
-            // What the turn took is not theirs to lose.
-            let within = left().max(LEAST);
-            match timeout(within, reopen::reopen(&self.job, &order.open)).await.unwrap_or_else(|_| Err(late())) {
-                Ok(()) => break,
-                Err(error) if left().is_zero() => {
-                    turned.failed.push(format!("users of the target are still closed out: {error}"));
-                    break;
-                }
-                Err(error) => {
-                    self.shown.wrong(&error);
-                    sleep(AGAIN).await;
-                }
-            }
-        }
-        turned.failed.iter().for_each(|failed| tracing::error!("{failed}"));
-        self.shown.update(|report| report.turned = Some(turned));
-        Ok(true)
-    }
-
     async fn free(&mut self) -> Result<bool> {
         let users = self.shown.shard().closed_users;
         let master = match &self.hold {
@@ -355,10 +308,6 @@ fn spec(order: &SwitchOverOrder) -> SwitchOverSpec {
 
 fn method(spec: &SwitchOverSpec) -> &'static str {
     if spec.writers_stopped { "watch" } else { "pause" }
-}
-
-fn late() -> Error {
-    Error::new(Code::TargetBusy, "it took too long")
 }
 
 /// Host and port, as they are told.

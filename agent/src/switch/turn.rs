@@ -44,7 +44,7 @@ pub(super) async fn turn(job: &Job, board: &Board, task: &str) -> Result<Turned>
     tracing::info!(shard = %job.shard, task, servers = servers.len(), "the way back begins here");
     let (target_host, target_port) = parted(&entry(&old).await?);
     let sources = servers.iter().zip(&places).map(|((server, owner), place)| source(server, owner, place)).collect();
-    Ok(Turned { sources, target_host, target_port, failed: Vec::new() })
+    Ok(Turned { sources, target_host, target_port, failed: String::new() })
 }
 
 /// The servers that together are the new side, and whose streams together are all that happens there.

@@ -170,8 +170,11 @@ impl<S: Store> Engine<S> {
                 switch.write_gap_ms = gap(switch, now);
                 switch.summary =
                     format!("clients may use the target; writes stood still for {} ms", switch.write_gap_ms);
-                for failed in switch.turned.iter().flat_map(|turned| &turned.failed) {
-                    switch.summary = format!("{}; {failed}", switch.summary);
+                let turned = switch.turned.iter().map(|turned| ("there is no way back", &turned.failed));
+                let opened =
+                    switch.opened.iter().map(|opened| ("users of the target are still closed out", &opened.failed));
+                for (what, why) in turned.chain(opened).filter(|(_, why)| !why.is_empty()) {
+                    switch.summary = format!("{}; {what}: {why}", switch.summary);
                 }
                 held.stored.note("switched over", None);
             }

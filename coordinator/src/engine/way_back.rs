@@ -8,7 +8,7 @@ use dts_proto::v1::{Topology, Turned};
 
 use super::{Engine, Held, World};
 use crate::store::Store;
-use crate::switch::turns;
+use crate::switch::left_to_do;
 
 /// Of the name of a task.
 const LONGEST_NAME: usize = 128;
@@ -38,8 +38,8 @@ impl<S: Store> Engine<S> {
     /// Ways back whose switch is done.
     pub(super) async fn start_ways_back(&self, ids: Vec<String>) {
         for id in ids {
-            let started = match self.aim(&id).await {
-                Ok(()) => self.start(&id, 0, true).await.map(drop),
+            let started = match Box::pin(self.aim(&id)).await {
+                Ok(()) => Box::pin(self.start(&id, 0, true)).await.map(drop),
                 Err(error) => Err(error),
             };
             if let Err(error) = started {
@@ -86,10 +86,7 @@ fn aimed(task: &TaskSpec, turned: &Turned) -> (Vec<Endpoint>, Option<Endpoint>, 
 /// False while a switch-over has still to finish what belongs to it.
 pub(super) fn is_finished(held: &Held) -> bool {
     let switch = held.task().switch_over.unwrap_or_default();
-    let done = |switch: &SwitchOver| {
-        switch.shards.iter().all(|shard| shard.finished) && (switch.turned.is_some() || !turns(switch))
-    };
-    switch.phase() != SwitchOverPhase::Completing || done(&switch)
+    switch.phase() != SwitchOverPhase::Completing || left_to_do(&switch).is_none()
 }
 
 /// Tasks of ways back that were never begun, and whose time has come.

@@ -9,7 +9,9 @@ pub use order::{order, take};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{SourceKind, SwitchOver, SwitchOverPhase, SwitchOverSpec, TaskSpec, Topology, VerifyMode};
+use dts_proto::v1::{
+    SourceKind, SwitchOver, SwitchOverPhase, SwitchOverSpec, SwitchOverStep, TaskSpec, Topology, VerifyMode,
+};
 
 /// If the request does not say.
 const HOLD_FOR_MS: u32 = 30_000;
@@ -39,9 +41,15 @@ pub fn may_keep_way_back(task: &TaskSpec) -> bool {
     }
 }
 
-/// True if something is to be prepared between the release of the last shard and the moment at which clients may come.
-pub fn turns(switch: &SwitchOver) -> bool {
-    !switch.way_back_task_id.is_empty() || !switch.opens.is_empty()
+/// What is still to be done, by one shard for all, between the release of the last one and the moment at which clients may come.
+pub fn left_to_do(switch: &SwitchOver) -> Option<SwitchOverStep> {
+    if !switch.shards.iter().all(|shard| shard.finished) {
+        return Some(SwitchOverStep::Finish);
+    }
+    if !switch.way_back_task_id.is_empty() && switch.turned.is_none() {
+        return Some(SwitchOverStep::Turn);
+    }
+    (!switch.opens.is_empty() && switch.opened.is_none()).then_some(SwitchOverStep::Open)
 }
 
 /// How long writes may be held.

@@ -12,10 +12,8 @@ pub fn order(switch: &SwitchOver, index: u32) -> Option<SwitchOverOrder> {
         P::Looking | P::Comparing => SwitchOverStep::Look,
         P::Holding | P::Verifying => SwitchOverStep::Hold,
         P::Closing => SwitchOverStep::Close,
-        // One of the shards does it for all.
-        P::Completing if index == 0 && super::turns(switch) && switch.shards.iter().all(|shard| shard.finished) => {
-            SwitchOverStep::Turn
-        }
+        // One of the shards does the rest for all.
+        P::Completing if index == 0 => super::left_to_do(switch).unwrap_or(SwitchOverStep::Finish),
         P::Completing => SwitchOverStep::Finish,
         P::Returned if !shard.freed && shard.held_at.is_some() => SwitchOverStep::Free,
         _ => return None,
@@ -30,14 +28,13 @@ pub fn order(switch: &SwitchOver, index: u32) -> Option<SwitchOverOrder> {
         closed_users: shard.closed_users.clone(),
         ..SwitchOverShard::default()
     };
-    let turns = step == SwitchOverStep::Turn;
     Some(SwitchOverOrder {
         number: switch.number,
         step: step.into(),
         spec: switch.spec,
         known: Some(known),
-        way_back_task_id: if turns { switch.way_back_task_id.clone() } else { String::new() },
-        open: if turns { switch.opens.clone() } else { Vec::new() },
+        way_back_task_id: if step == SwitchOverStep::Turn { switch.way_back_task_id.clone() } else { String::new() },
+        open: if step == SwitchOverStep::Open { switch.opens.clone() } else { Vec::new() },
     })
 }
 
@@ -51,10 +48,12 @@ pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOver
     let decided = switch.phase() == SwitchOverPhase::Completing;
     let Some(shard) = switch.shards.iter_mut().find(|shard| shard.index == index) else { return false };
     let Some(said) = &report.shard else { return false };
-    let (before, turned) = (shard.clone(), switch.turned.clone());
-    // Whoever comes after the one that turned does it again.
+    let before = shard.clone();
+    let ready = (switch.turned.is_some(), switch.opened.is_some());
     if index == 0 && decided {
-        switch.turned.clone_from(&report.turned);
+        // Once: behind it others may be let in, whose writes a later place would miss.
+        switch.turned = switch.turned.take().or_else(|| report.turned.clone());
+        switch.opened = switch.opened.take().or_else(|| report.opened.clone());
     }
     // Whoever comes after the one that held knows less.
     let same = shard.epoch == epoch;
@@ -76,12 +75,12 @@ pub fn take(switch: &mut SwitchOver, index: u32, epoch: u64, report: &SwitchOver
     if shard.held_at.is_none() && report.held_for_ms > 0 {
         shard.held_at = SystemTime::now().checked_sub(Duration::from_millis(report.held_for_ms)).map(Into::into);
     }
-    *shard != before || switch.turned != turned
+    *shard != before || ready != (switch.turned.is_some(), switch.opened.is_some())
 }
 
 #[cfg(test)]
 mod tests {
-    use dts_proto::v1::Turned;
+    use dts_proto::v1::{ClosedUser, Opened, Turned};
 
     use super::*;
 
@@ -105,39 +104,40 @@ mod tests {
     }
 
     #[test]
-    fn one_turns_for_all_once_all_are_finished_and_whoever_comes_after_it_begins_anew() {
+    fn one_turns_for_all_once_all_are_finished_and_then_lets_users_in() {
+        use SwitchOverStep as S;
         let shard = |index| SwitchOverShard { index, epoch: 7, closed: true, ..SwitchOverShard::default() };
         let mut switch = SwitchOver {
             number: 1,
             phase: SwitchOverPhase::Completing.into(),
             way_back_task_id: "back".into(),
+            opens: vec![ClosedUser::default()],
             shards: vec![shard(0), shard(1)],
             ..SwitchOver::default()
         };
         let step = |switch: &SwitchOver, index| order(switch, index).map(|order| order.step());
-        let finished = |index| SwitchOverReport {
-            number: 1,
-            shard: Some(SwitchOverShard { finished: true, ..shard(index) }),
-            ..SwitchOverReport::default()
-        };
+        let said =
+            |shard: SwitchOverShard| SwitchOverReport { number: 1, shard: Some(shard), ..SwitchOverReport::default() };
+        let finished = |index| said(SwitchOverShard { finished: true, ..shard(index) });
         take(&mut switch, 0, 7, &finished(0));
-        assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish));
+        assert_eq!(step(&switch, 0), Some(S::Finish));
         take(&mut switch, 1, 7, &finished(1));
-        assert_eq!([step(&switch, 0), step(&switch, 1)], [Some(SwitchOverStep::Turn), Some(SwitchOverStep::Finish)]);
-        let turned = SwitchOverReport { turned: Some(Turned::default()), ..finished(0) };
-        assert!(take(&mut switch, 0, 7, &turned) && switch.turned.is_some());
-        let known = order(&switch, 0).and_then(|order| order.known);
-        let another = SwitchOverReport { number: 1, shard: known, ..SwitchOverReport::default() };
-        assert!(take(&mut switch, 0, 8, &another) && switch.turned.is_none());
+        assert_eq!([step(&switch, 0), step(&switch, 1)], [Some(S::Turn), Some(S::Finish)]);
+        let turned = Turned { target_port: 5, ..Turned::default() };
+        assert!(take(&mut switch, 0, 7, &SwitchOverReport { turned: Some(turned.clone()), ..finished(0) }));
+        assert_eq!(step(&switch, 0), Some(S::Open));
+        // Another agent, which knows nothing of it.
+        let known = order(&switch, 0).and_then(|order| order.known).unwrap_or_default();
+        take(&mut switch, 0, 8, &said(known));
+        assert_eq!((step(&switch, 0), switch.turned.as_ref()), (Some(S::Finish), Some(&turned)));
         assert!(switch.shards[0].closed, "who was closed out has to be let back in one day");
-        assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish));
+        let again = SwitchOverReport { turned: Some(Turned::default()), ..finished(0) };
+        take(&mut switch, 0, 8, &again);
+        assert_eq!((step(&switch, 0), switch.turned.as_ref()), (Some(S::Open), Some(&turned)));
+        take(&mut switch, 0, 8, &SwitchOverReport { opened: Some(Opened::default()), ..finished(0) });
+        assert_eq!(crate::switch::left_to_do(&switch), None);
         switch.set_phase(SwitchOverPhase::Done);
-        let late =
-            SwitchOverReport { number: 1, shard: Some(SwitchOverShard::default()), ..SwitchOverReport::default() };
-        assert!(!take(&mut switch, 0, 8, &late) && switch.shards[0].closed);
-        switch.set_phase(SwitchOverPhase::Completing);
-        (switch.way_back_task_id, switch.shards[0].finished) = (String::new(), true);
-        assert_eq!(step(&switch, 0), Some(SwitchOverStep::Finish), "there is nothing to turn");
+        assert!(!take(&mut switch, 0, 8, &said(SwitchOverShard::default())) && switch.shards[0].closed);
     }
 
     #[test]
