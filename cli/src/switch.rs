@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use dts_proto::v1::switch_over_service_client::SwitchOverServiceClient;
 use dts_proto::v1::{
-    CancelSwitchOverRequest, GetSwitchOverRequest, StartSwitchOverRequest, SwitchOver, SwitchOverPhase,
+    CancelSwitchOverRequest, GetSwitchOverRequest, HoldMethod, StartSwitchOverRequest, SwitchOver, SwitchOverPhase,
     SwitchOverShard, SwitchOverSpec, VerifyMode,
 };
 use serde_json::{Value, json};
@@ -35,6 +35,10 @@ pub(crate) struct Arguments {
     /// Compare before writes are held.
     #[arg(long, value_enum)]
     verify_before: Option<Thoroughness>,
+    /// `acl`: users are refused at once instead of having to wait, also on 6.0. Has no end of its own: while no coordinator or no agent is left, the source
+    /// stays closed.
+    #[arg(long, value_enum, default_value_t = HoldBy::Pause, conflicts_with = "writers_stopped")]
+    hold_by: HoldBy,
     /// The writers were stopped already: hold nothing, and watch that no write comes.
     #[arg(long)]
     writers_stopped: bool,
@@ -52,6 +56,12 @@ pub(crate) struct Arguments {
     cancel: bool,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HoldBy {
+    Pause,
+    Acl,
+}
+
 impl Arguments {
     fn spec(&self) -> SwitchOverSpec {
         let mode = |of: Option<Thoroughness>| of.map_or(VerifyMode::Unspecified, VerifyMode::from).into();
@@ -63,6 +73,11 @@ impl Arguments {
             writers_stopped: self.writers_stopped,
             leave_open: self.leave_open,
             keep_way_back: self.keep_way_back,
+            hold_method: match self.hold_by {
+                HoldBy::Pause => HoldMethod::Pause,
+                HoldBy::Acl => HoldMethod::Acl,
+            }
+            .into(),
         }
     }
 }

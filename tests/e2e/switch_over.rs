@@ -280,6 +280,55 @@ fn a_hold_outlives_neither_agent_nor_coordinator_and_both_come_back_to_a_synchro
 }
 
 #[test]
+fn writes_that_are_held_by_refusing_them_come_back_whoever_dies_and_a_source_of_6_0_is_switched_over() -> Result<()> {
+    let (source, target) = two("redis-6.0")?;
+    let mut site = Site::start()?;
+    site.follow(&json!([endpoint(&source)]), &endpoint(&target), &json!({}))?;
+    let returned = site.switch(&json!({}))?;
+    let why = returned["summary"].as_str().unwrap_or_default().to_owned();
+    ensure!(returned["phase"] == "SWITCH_OVER_PHASE_RETURNED" && why.contains("--hold-by acl"), "{returned:#}");
+
+    // Both die while writes are refused, for ten minutes if nobody came; and before that anybody tells of it.
+    let (acl, again) = (json!({"hold_method": "HOLD_METHOD_ACL", "hold_for_ms": 600_000}), source.connect()?);
+    target.freeze(true)?;
+    let writer = Writer::start(again, "acknowledged");
+    writer.pass()?;
+    site.begin(&acl)?;
+    until("a refusal", || Ok(is_refused(&mut source.connect()?)))?;
+    (site.agent, site.coordinator) = (None, None);
+    target.freeze(false)?;
+    site.coordinate()?;
+    site.act("two")?;
+    let returned = site.until_phase(&["RETURNED"])?;
+    ensure!(returned["summary"].as_str().is_some_and(|why| why.contains("lost")), "{returned:#}");
+    until("the source is let go", || Ok(site.now()?["shards"][0]["freed"] == true))?;
+    ensure!(!is_refused(&mut source.connect()?), "its users can write again");
+    let first = writer.end()?.0;
+    site.until_state("TASK_STATE_INCR_SYNC")?;
+
+    // Late: goes back by itself.
+    target.freeze(true)?;
+    redis::cmd("SET").arg("unconfirmed").arg(1).exec(&mut source.connect()?)?;
+    let returned = site.switch(&json!({"hold_method": "HOLD_METHOD_ACL", "hold_for_ms": 1500}))?;
+    ensure!(returned["phase"] == "SWITCH_OVER_PHASE_RETURNED", "{returned:#}");
+    target.freeze(false)?;
+    until("the source is let go", || Ok(site.now()?["shards"][0]["freed"] == true))?;
+    ensure!(!is_refused(&mut source.connect()?), "its users can write again");
+    site.until_state("TASK_STATE_INCR_SYNC")?;
+
+    let (load, writer) = (Load::start(&source)?, Writer::start(source.connect()?, "more"));
+    writer.pass()?;
+    let done = site.switch(&json!({"hold_method": "HOLD_METHOD_ACL", "verify": "VERIFY_MODE_FULL"}))?;
+    ensure!(done["phase"] == "SWITCH_OVER_PHASE_DONE", "{done:#}");
+    ensure!(done["shards"][0]["method"] == "acl" && done["shards"][0]["closed"] == true, "{done:#}");
+    let (acknowledged, why) = writer.end()?;
+    ensure!(why.contains("permission") && load.stop().is_err() && is_refused(&mut source.connect()?), "{why}");
+    holds(&mut target.connect()?, "acknowledged", first)?;
+    holds(&mut target.connect()?, "more", acknowledged)?;
+    assert_equal(&source, &target)
+}
+
+#[test]
 fn what_is_decided_is_carried_to_its_end_by_whoever_is_left() -> Result<()> {
     let (source, target) = two("redis-7.0")?;
     // Their expiries have to be restored one by one: there is time to die.

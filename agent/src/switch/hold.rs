@@ -1,11 +1,12 @@
-//! Holding a source's writes, in pieces that end by themselves.
+//! Holding a source's writes: in pieces that end by themselves, or by refusing them, which has to be ended.
 
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::SwitchOverSpec;
+use dts_proto::v1::{ClosedUser, HoldMethod, SwitchOverSpec};
 use tokio::time::{Instant, timeout};
 
+use super::close;
 use super::writes::{self, Moment};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
@@ -27,23 +28,40 @@ pub(super) struct Hold {
     began: Instant,
     renewed: Instant,
     bound: Duration,
-    pauses: bool,
+    by: By,
     writes: u64,
+}
+
+/// What keeps writes away.
+#[derive(Debug)]
+enum By {
+    Pause,
+    /// These were closed out.
+    Users(Vec<ClosedUser>),
+    /// Their owner.
+    Word,
 }
 
 impl Hold {
     /// Holds, and tells the barrier.
-    pub(super) async fn begin(master: Endpoint, spec: &SwitchOverSpec) -> Result<(Self, Moment)> {
+    pub(super) async fn begin(master: Endpoint, spec: &SwitchOverSpec, users: &[ClosedUser]) -> Result<(Self, Moment)> {
         let mut client = Client::connect(&master, Side::Source).await?;
         let bound = Duration::from_millis(if spec.hold_for_ms == 0 { HOLD_FOR } else { spec.hold_for_ms }.into());
-        let pauses = !spec.writers_stopped;
-        if pauses {
-            pause(&mut client, PIECE.min(bound)).await?;
-        }
+        let by = match spec.hold_method() {
+            _ if spec.writers_stopped => By::Word,
+            HoldMethod::Acl => {
+                close::close(&mut client, users).await?;
+                By::Users(users.to_vec())
+            }
+            HoldMethod::Pause | HoldMethod::Unspecified => {
+                pause(&mut client, PIECE.min(bound)).await?;
+                By::Pause
+            }
+        };
         // From the answer on no write is acknowledged.
         let began = Instant::now();
         let found = writes::count(&mut client).await?;
-        let hold = Self { master, client, began, renewed: began, bound, pauses, writes: found.writes };
+        let hold = Self { master, client, began, renewed: began, bound, by, writes: found.writes };
         Ok((hold, found))
     }
 
@@ -77,26 +95,37 @@ impl Hold {
     }
 
     async fn keep(&mut self, left: Duration) -> Result<()> {
-        if self.pauses {
-            return pause(&mut self.client, PIECE.min(left)).await;
+        let why = match self.by {
+            By::Pause => return pause(&mut self.client, PIECE.min(left)).await,
+            By::Users(_) => "the source is written to: a user that was not there before, or that somebody let back in",
+            By::Word => "the source is written to: the writers were not stopped",
+        };
+        match writes::count(&mut self.client).await?.writes == self.writes {
+            true => Ok(()),
+            false => Err(Error::new(Code::ActionNotAllowed, why)),
         }
-        if writes::count(&mut self.client).await?.writes != self.writes {
-            return Err(Error::new(Code::ActionNotAllowed, "the source is written to: the writers were not stopped"));
-        }
-        Ok(())
     }
 
-    /// Lets whoever waits go on.
+    /// Lets whoever waits, or was closed out, go on.
     pub(super) async fn end(&mut self) -> Result<()> {
-        if self.pauses {
-            self.client.call(&[b"CLIENT", b"UNPAUSE"]).await?;
+        match &self.by {
+            By::Pause => self.client.call(&[b"CLIENT", b"UNPAUSE"]).await.map(drop),
+            By::Users(users) => close::open(&mut Client::connect(&self.master, Side::Source).await?, users).await,
+            By::Word => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What was held is closed for good: whoever waits may be told so.
+    pub(super) async fn end_closed(&mut self) -> Result<()> {
+        match self.by {
+            By::Users(_) => Ok(()),
+            By::Pause | By::Word => self.end().await,
+        }
     }
 
     /// Hangs up on clients that wait: what they wanted to write is not acknowledged, and does not happen.
     pub(super) async fn send_away(&mut self) -> Result<()> {
-        if self.pauses {
+        if matches!(self.by, By::Pause) {
             self.client.call(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]).await?;
         }
         Ok(())

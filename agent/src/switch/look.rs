@@ -1,7 +1,7 @@
 //! What each step of a switch-over would do to this source, and what it needs. Changes nothing.
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{ClosedUser, SwitchOverNeed, SwitchOverSpec};
+use dts_proto::v1::{ClosedUser, HoldMethod, SwitchOverNeed, SwitchOverSpec};
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
 use super::{address, at, back, close, writes};
@@ -60,6 +60,9 @@ async fn hold(client: &mut Client, master: &Endpoint, spec: &SwitchOverSpec) -> 
         let counted = writes::count(client).await.err().map(|error| error.to_string());
         return Ok(need("hold", format!("nothing: looks at {master} every second, whether a write came"), counted));
     }
+    if spec.hold_method() == HoldMethod::Acl {
+        return refusing(client, master).await;
+    }
     // Refused for its number, or before that for who we are.
     let said = client.ask(&[b"CLIENT", b"PAUSE", b"dts-asks-only", b"WRITE"]).await?;
     let missing = match &said {
@@ -68,7 +71,7 @@ async fn hold(client: &mut Client, master: &Endpoint, spec: &SwitchOverSpec) -> 
         }
         BytesFrame::Error(text) if text.contains("timeout is not") => None,
         _ => Some(
-            "the source is older than 6.2, and cannot hold writes: stop the writers, then use --writers-stopped"
+            "the source is older than 6.2, and cannot hold writes: stop the writers, then use --writers-stopped; 6.0 can refuse them, with --hold-by acl"
                 .to_owned(),
         ),
     };
@@ -77,6 +80,17 @@ async fn hold(client: &mut Client, master: &Endpoint, spec: &SwitchOverSpec) -> 
         None => writes::count(client).await.err().map(|error| error.to_string()),
     };
     let does = format!("CLIENT PAUSE 3000 WRITE on {master}, every second: writes wait, reads do not");
+    Ok(need("hold", does, missing))
+}
+
+async fn refusing(client: &mut Client, master: &Endpoint) -> Result<SwitchOverNeed> {
+    let missing = match close::missing(client).await? {
+        Some(why) => Some(format!("the task's login may not change users of the source ({why}): Redis 6.0 and +acl")),
+        None => writes::count(client).await.err().map(|error| error.to_string()),
+    };
+    let does = format!(
+        "takes everything that writes from the users of {master}: who writes is refused at once; an agent gives it back when the time is over"
+    );
     Ok(need("hold", does, missing))
 }
 

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
-use dts_proto::v1::{ShardPhase, SwitchOverOrder, SwitchOverReport, SwitchOverShard, SwitchOverSpec, SwitchOverStep};
+use dts_proto::v1::{
+    HoldMethod, ShardPhase, SwitchOverOrder, SwitchOverReport, SwitchOverShard, SwitchOverSpec, SwitchOverStep,
+};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -217,7 +219,8 @@ impl Part {
     async fn hold(&mut self, order: &SwitchOverOrder) -> Result<bool> {
         if self.hold.is_none() {
             let master = look::master(&self.job, &self.board).await?;
-            let (hold, found) = Hold::begin(master, &spec(order)).await?;
+            let users = self.shown.shard().closed_users;
+            let (hold, found) = Hold::begin(master, &spec(order), &users).await?;
             self.shown.put(|shard| shard.master = hold.master.to_string());
             self.hold = Some(hold);
             self.shown.put(|shard| {
@@ -241,7 +244,7 @@ impl Part {
         if self.hold.is_none() {
             // An agent that takes over: whether a write came meanwhile is seen by the count.
             let master = look::master(&self.job, &self.board).await?;
-            self.hold = Some(Hold::begin(master, &spec).await?.0);
+            self.hold = Some(Hold::begin(master, &spec, &known.closed_users).await?.0);
         }
         let Some(hold) = &mut self.hold else { return Ok(false) };
         let mut admin = Client::connect(&hold.master, Side::Source).await?;
@@ -255,8 +258,8 @@ impl Part {
         }
         self.shown.put(|shard| shard.closed = true);
         if !spec.leave_open && !spec.writers_stopped {
-            // Nobody can write any more: whoever waits may be told so.
-            hold.end().await?;
+            // Nobody can write any more.
+            hold.end_closed().await?;
             self.hold = None;
         }
         Ok(true)
@@ -307,7 +310,11 @@ fn spec(order: &SwitchOverOrder) -> SwitchOverSpec {
 }
 
 fn method(spec: &SwitchOverSpec) -> &'static str {
-    if spec.writers_stopped { "watch" } else { "pause" }
+    match spec.hold_method() {
+        _ if spec.writers_stopped => "watch",
+        HoldMethod::Acl => "acl",
+        HoldMethod::Pause | HoldMethod::Unspecified => "pause",
+    }
 }
 
 /// Host and port, as they are told.

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use dts_common::error::{Code, Error, Result};
 use dts_common::telemetry::traceparent;
 use dts_proto::v1::{
-    CompletionOutcome, CompletionReport, Mode, ShardPhase, ShardReport, SwitchOver, SwitchOverPhase, SwitchOverShard,
-    SwitchOverSpec, Task, TaskAction, TaskSpec, TaskState, VerifyMode, VerifySpec, VerifyState,
+    CompletionOutcome, CompletionReport, HoldMethod, Mode, ShardPhase, ShardReport, SwitchOver, SwitchOverPhase,
+    SwitchOverShard, SwitchOverSpec, Task, TaskAction, TaskSpec, TaskState, VerifyMode, VerifySpec, VerifyState,
 };
 
 use super::{Engine, Held, life, not_found, way_back};
@@ -144,8 +144,11 @@ impl<S: Store> Engine<S> {
         match phase {
             SwitchOverPhase::Holding => {
                 switch.hold_until = Some((now + switch::hold_for(switch)).into());
+                let has_no_end = switch.spec.unwrap_or_default().hold_method() == HoldMethod::Acl;
                 for shard in &mut switch.shards {
                     shard.epoch = epochs.get(&shard.index).copied().unwrap_or_default();
+                    // What an agent may have begun that nobody hears of again has to be given back as well.
+                    shard.held_at = has_no_end.then(|| now.into());
                 }
                 held.stored.note("writes on the source are held", None);
             }

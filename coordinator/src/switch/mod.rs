@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::{
-    SourceKind, SwitchOver, SwitchOverPhase, SwitchOverSpec, SwitchOverStep, TaskSpec, Topology, VerifyMode,
+    HoldMethod, SourceKind, SwitchOver, SwitchOverPhase, SwitchOverSpec, SwitchOverStep, TaskSpec, Topology, VerifyMode,
 };
 
 /// If the request does not say.
@@ -24,6 +24,9 @@ pub fn checked(spec: SwitchOverSpec, task: &TaskSpec) -> Result<SwitchOverSpec> 
     let hold_for_ms = if spec.hold_for_ms == 0 { HOLD_FOR_MS } else { spec.hold_for_ms };
     if !(SHORTEST_MS..=LONGEST_MS).contains(&hold_for_ms) {
         return wrong("spec.hold_for_ms has to be 1000 to 600000");
+    }
+    if spec.hold_method() == HoldMethod::Acl && (spec.writers_stopped || spec.leave_open) {
+        return wrong("spec.hold_method ACL closes the source: not with writers_stopped or leave_open");
     }
     let counts = [spec.verify(), spec.verify_before()].contains(&VerifyMode::Count);
     if counts && task.sources.len() > 1 {
