@@ -13,6 +13,7 @@ use redis_protocol::resp2::types::BytesFrame;
 
 use super::connection::Connection;
 use super::reply::Reply;
+use super::session::rewound;
 use super::user::{Door, EpochUser};
 use super::writer::Writer;
 use super::{Checkpoint, Phase, fence, reserved_key};
@@ -36,12 +37,13 @@ pub async fn claim(
     pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
     let keys = Keys::of(shard);
-    let door = Door { endpoint, user };
+    let door = Door { endpoint, user, claimed: false };
     loop {
         match raise(&door, &keys, epoch).await {
             Ok(raised) => {
                 retry.succeeded();
                 let before = raised.before.clone();
+                let door = Door { claimed: true, ..door };
                 return Ok((Writer::new(door, keys, raised, retry, pace), before));
             }
             Err(error) => retry.wait(error).await?,
@@ -67,6 +69,16 @@ impl Keys {
     }
 }
 
+impl Door {
+    /// Whoever wakes when all is over must not begin anew.
+    fn knows(&self, found: Option<&Checkpoint>) -> Result<()> {
+        match found {
+            None if self.claimed => Err(rewound("the record on the target is gone")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A connection whose record is ours.
 pub(super) struct Raised {
     pub(super) connection: Connection,
@@ -81,12 +93,17 @@ pub(super) async fn raise(door: &Door, keys: &Keys, epoch: Epoch) -> Result<Rais
         None => Connection::open(&door.endpoint).await?,
         Some(user) => {
             // Who was replaced makes no user that somebody would have to remove again.
-            watched(&mut Connection::open(&door.endpoint).await?, keys, epoch).await?;
+            let found = watched(&mut Connection::open(&door.endpoint).await?, keys, epoch).await?;
+            door.knows(found.as_ref())?;
             user.enter(&door.endpoint).await?
         }
     };
     let multi_is_never_refused = multi_is_never_refused(&mut connection).await?;
     for _ in 0..RACES {
+        if door.claimed {
+            door.knows(watched(&mut connection, keys, epoch).await?.as_ref())?;
+            connection.call(&[b"UNWATCH"]).await?;
+        }
         watched_claim(&mut connection, keys, epoch).await?;
         connection.call(&[b"MULTI"]).await?;
         connection.call(&[b"SET", keys.claim.as_bytes(), epoch.to_string().as_bytes()]).await?;
@@ -94,6 +111,13 @@ pub(super) async fn raise(door: &Door, keys: &Keys, epoch: Epoch) -> Result<Rais
             continue;
         }
         let before = watched(&mut connection, keys, epoch).await?;
+        if let Err(error) = door.knows(before.as_ref()) {
+            // It went in this very moment, and the claim would be left.
+            connection.call(&[b"MULTI"]).await?;
+            connection.call(&[b"DEL", keys.claim.as_bytes()]).await?;
+            executed(&mut connection).await?;
+            return Err(error);
+        }
         let now = match &before {
             Some(before) => Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() },
             None => Checkpoint { holder: None, epoch, sequence: 1, copy: 0, phase: Phase::Claimed },
