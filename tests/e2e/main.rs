@@ -3,6 +3,7 @@
 mod alarms;
 mod api_tls;
 mod chaos;
+mod budgets;
 mod checks;
 mod claims;
 mod clean;
