@@ -102,12 +102,20 @@ fn slots_of_the_old_side_may_move_while_it_follows() -> Result<()> {
     let done = site.switch(&json!({"keep_way_back": true}))?;
     let traffic = Traffic::start(&new, traffic.refused()?)?;
     follows_back(&mut site, &done, &new)?;
+    // Whoever moves them has to be let in for that: MIGRATE writes.
+    let users = |rule: &str| {
+        let mut user = redis::cmd("ACL");
+        user.arg("SETUSER").arg("default").arg(rule);
+        cluster.nodes.iter().try_for_each(|node| Ok::<_, anyhow::Error>(user.exec(&mut node.connect()?)?))
+    };
+    users("+@all")?;
     for tag in ["a", "b", "c"] {
         let slot = cluster.slot(tag.as_bytes())?;
         cluster.move_slots(slot..=slot, (cluster.owner(slot)? + 1) % 3)?;
         traffic.pass()?;
     }
     cluster.until_ok()?;
+    users("-@write")?;
     no_copy(&site)?;
     site.until_state("TASK_STATE_INCR_SYNC")?;
     returns(&site, &old, &new, traffic)
