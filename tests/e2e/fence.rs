@@ -10,6 +10,7 @@ use dts_tests::cluster::Cluster;
 use dts_tests::load::Load;
 use dts_tests::oracle::{assert_equal, assert_equal_nodes};
 use dts_tests::server::Server;
+use dts_tests::spread::{Spread, client_of, fill};
 use dts_tests::spread_load::SpreadLoad;
 use serde_json::{Value, json};
 
@@ -119,6 +120,45 @@ fn a_successor_removes_the_user_of_a_frozen_agent_and_nothing_of_it_is_written_o
         completed(&desk)?;
         ensure!(users(&target)? == before, "{name}: {:#?} is not {before:#?}", users(&target)?);
         ensure!(keys_of_ours(&target)? == 0, "{name}: keys of ours are left");
+        assert_equal(&source, &target)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_wakes_when_the_task_is_over_and_nobody_tells_it_begins_nothing_anew() -> Result<()> {
+    for fence in ["TARGET_FENCE_AUTO", "TARGET_FENCE_USER"] {
+        let (source, target) = (Server::start("redis-7.0", SOURCE)?, peopled("redis-7.0")?);
+        let before = users(&target)?;
+        let load = Load::start(&source)?;
+        let mut desk = Desk::start()?;
+        let mut asked = fenced(&source, &target);
+        asked["targetFence"] = json!(fence);
+        desk.create(&asked)?;
+        desk.call("StartTask", json!({"acknowledgeWarnings": true}))?;
+        follows(&desk, "only")?;
+        let first = user(&desk)?;
+        signal(&desk.agents[0], "-STOP")?;
+        desk.agent("second")?;
+        follows(&desk, "second")?;
+        load.stop()?;
+        completed(&desk)?;
+        desk.stop();
+        desk.agents.truncate(1);
+        // As a network would that gave up on it; with a user of its own its connections are gone already.
+        let mut admin = target.connect()?;
+        let login = if fence.ends_with("USER") { first.as_str() } else { "task" };
+        redis::cmd("CLIENT").arg("KILL").arg("USER").arg(login).query::<redis::Value>(&mut admin).map(drop).or_else(
+            |error| {
+                if fence.ends_with("USER") { Ok(()) } else { Err(error) }
+            },
+        )?;
+        signal(&desk.agents[0], "-CONT")?;
+        redis::cmd("SET").arg("later").arg(1).exec(&mut source.connect()?)?;
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        ensure!(keys_of_ours(&target)? == 0, "{fence}: it claims a target that is not its own any more");
+        ensure!(users(&target)? == before, "{fence}: {:#?}", users(&target)?);
+        redis::cmd("DEL").arg("later").exec(&mut source.connect()?)?;
         assert_equal(&source, &target)?;
     }
     Ok(())
@@ -242,6 +282,49 @@ fn a_promoted_replica_gets_the_user_and_a_demoted_master_does_not_keep_it() -> R
     cluster.until_ok()?;
     load.stop()?;
     ends_equal(&desk, &source, &cluster)
+}
+
+#[test]
+fn every_shard_of_a_cluster_writes_as_a_user_of_its_own_while_slots_move_between_them() -> Result<()> {
+    let (source, cluster) = (Cluster::start("redis-7.0", 2, 0, &[])?, peopled_cluster()?);
+    let mut client = client_of(&source)?;
+    fill(&mut client, 2000)?;
+    let load = Spread::start(client);
+    let mut desk = Desk::start()?;
+    let mut asked = fenced(&source.nodes[0], &cluster.nodes[0]);
+    let nodes = source.nodes.iter().map(|node| json!({"host": "127.0.0.1", "port": node.port}));
+    asked["sources"] = nodes.collect();
+    asked["topology"] = json!({"kind": "SOURCE_KIND_CLUSTER"});
+    desk.create(&asked)?;
+    desk.call("StartTask", json!({"acknowledgeWarnings": true}))?;
+    let ready = |desk: &Desk| until("all shards", || Ok(desk.get()?["readyToComplete"] == true));
+    let of_now = |desk: &Desk| -> Result<Vec<String>> {
+        let task = desk.get()?;
+        let shards = task["shards"].as_array().context("shards")?;
+        let name = |(index, shard): (usize, &Value)| {
+            format!("dts:{}:{index}:{}", desk.task, shard["epoch"].as_str().unwrap_or("?"))
+        };
+        Ok(shards.iter().enumerate().map(name).collect())
+    };
+    ready(&desk)?;
+    let found = left(&cluster)?;
+    ensure!(of_now(&desk)?.iter().all(|user| found.contains(user)), "{found:?}");
+    source.move_slots(0..300, 1)?;
+    load.more(50);
+    ready(&desk)?;
+    desk.agents.clear();
+    desk.agent("second")?;
+    until("the second agent", || {
+        Ok(desk.get()?["shards"].as_array().is_some_and(|all| all.iter().all(|shard| shard["agentId"] == "second")))
+    })?;
+    ready(&desk)?;
+    let now = of_now(&desk)?;
+    until("users of now only", || Ok(left(&cluster)?.iter().all(|user| now.contains(user))))?;
+    load.stop()?;
+    ready(&desk)?;
+    completed(&desk)?;
+    ensure!(left(&cluster)?.is_empty(), "users are left: {:?}", left(&cluster)?);
+    assert_equal_nodes(&source.masters()?, &cluster.masters()?)
 }
 
 /// The check of a task that was tested.

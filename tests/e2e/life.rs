@@ -70,6 +70,11 @@ impl Desk {
         self.dir.path().join(name).display().to_string()
     }
 
+    /// Ends the coordinator as a crash would.
+    pub(crate) fn stop(&mut self) {
+        self.coordinator = None;
+    }
+
     /// Ends the coordinator as a crash would, and starts it again.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.coordinator = None;

@@ -9,7 +9,7 @@ use dts_common::ids::{Epoch, ShardId};
 use super::connection::Connection;
 use super::reply::Reply;
 use super::user::{Door, EpochUser};
-use super::writer::Writer;
+use super::writer::{Writer, rewound};
 use super::{Checkpoint, Phase, fence, reserved_key};
 use crate::endpoint::Endpoint;
 use crate::limits::Throttle;
@@ -30,15 +30,26 @@ pub async fn claim(
     pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
     let key = reserved_key(shard, "position");
-    let door = Door { endpoint, user };
+    let door = Door { endpoint, user, claimed: false };
     loop {
         match raise(&door, &key, epoch).await {
             Ok(raised) => {
                 retry.succeeded();
-                let writer = Writer::new(door, key, raised.connection, raised.now, retry, pace);
+                let writer =
+                    Writer::new(Door { claimed: true, ..door }, key, raised.connection, raised.now, retry, pace);
                 return Ok((writer, raised.before));
             }
             Err(error) => retry.wait(error).await?,
+        }
+    }
+}
+
+impl Door {
+    /// Whoever wakes when all is over must not begin anew.
+    fn knows(&self, found: Option<&Checkpoint>) -> Result<()> {
+        match found {
+            None if self.claimed => Err(rewound("the record on the target is gone")),
+            _ => Ok(()),
         }
     }
 }
@@ -55,12 +66,13 @@ pub(super) async fn raise(door: &Door, key: &str, epoch: Epoch) -> Result<Raised
         None => Connection::open(&door.endpoint).await?,
         Some(user) => {
             // Who was replaced makes no user that somebody would have to remove again.
-            record(&mut Connection::open(&door.endpoint).await?, key, epoch).await?;
+            door.knows(record(&mut Connection::open(&door.endpoint).await?, key, epoch).await?.as_ref())?;
             user.enter(&door.endpoint).await?
         }
     };
     for _ in 0..RACES {
         let before = watched(&mut connection, key, epoch).await?;
+        door.knows(before.as_ref())?;
         let now = match &before {
             Some(before) => Checkpoint { epoch, sequence: before.sequence + CLAIM_STEP, ..before.clone() },
             None => Checkpoint { holder: None, epoch, sequence: 1, copy: 0, phase: Phase::Claimed },

@@ -47,6 +47,8 @@ pub struct EpochUser {
 pub(super) struct Door {
     pub(super) endpoint: Endpoint,
     pub(super) user: Option<Arc<EpochUser>>,
+    /// It was claimed before: where our record is gone by now the task is over, or the target has lost it all.
+    pub(super) claimed: bool,
 }
 
 impl EpochUser {

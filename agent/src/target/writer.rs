@@ -140,6 +140,8 @@ impl Writer {
         loop {
             self.retry.wait(error).await?;
             match raise(&self.endpoint, &self.key, self.record.epoch).await {
+                // The record is gone: what that means is for the next attempt to find out.
+                Err(again) if again.code == Code::TargetRewound => return Err(again),
                 Err(again) => error = again,
                 Ok(Raised { connection, before, now }) => {
                     let happened = before.as_ref().is_some_and(|found| is_or_was_claimed(found, next));
