@@ -14,9 +14,8 @@ const WRITTEN: usize = 24 << 20;
 
 #[test]
 fn the_spools_of_an_agent_stay_within_its_memory_together_and_go_to_its_disk() -> Result<()> {
-    let sources = (0..3)
-        .map(|_| Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0"]))
-        .collect::<Result<Vec<_>>>()?;
+    let sources =
+        (0..3).map(|_| Server::start("redis-7.0", &["--repl-diskless-sync-delay", "0"])).collect::<Result<Vec<_>>>()?;
     let target = Server::start("redis-7.0", &[])?;
     let mut fleet = Fleet::start()?;
     let _agent = fleet.agent_with("only", &["--memory", "12MiB", "--disk", "1GiB"])?;

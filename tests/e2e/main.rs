@@ -2,8 +2,8 @@
 
 mod alarms;
 mod api_tls;
-mod chaos;
 mod budgets;
+mod chaos;
 mod checks;
 mod claims;
 mod clean;

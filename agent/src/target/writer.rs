@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dts_common::error::{Error, Result};
+use dts_common::error::{Code, Error, Result};
 use tokio::sync::{mpsc, watch};
 
 use super::claim::{CLAIM_STEP, Keys, Raised, raise};
@@ -169,6 +169,8 @@ impl Writer {
         loop {
             self.retry.wait(error).await?;
             match raise(&self.door, &self.keys, self.record.epoch).await {
+                // The record is gone: what that means is for the next attempt to find out.
+                Err(again) if again.code == Code::TargetRewound => return Err(again),
                 Err(again) => error = again,
                 Ok(raised) => {
                     let (session, before, now) = Session::new(raised, self.keys.clone());
