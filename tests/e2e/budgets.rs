@@ -39,15 +39,17 @@ fn the_spools_of_an_agent_stay_within_its_memory_together_and_go_to_its_disk() -
         }
     }
     let number = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let mut most = 0;
-    until("everything in the spools", || {
-        let task = fleet.get()?;
-        let spools: Vec<&Value> = (0..3).map(|shard| &task["shards"][shard]["status"]["spool"]).collect();
-        most = most.max(spools.iter().map(|spool| number(&spool["memoryBytes"])).sum());
-        let least = u64::try_from(WRITTEN)?;
-        let held = |spool: &&Value| number(&spool["memoryBytes"]) + number(&spool["diskBytes"]);
-        Ok(spools.iter().map(|spool| held(spool)).sum::<u64>() >= 3 * least)
-    })?;
+    let ends =
+        sources.iter().map(|source| Ok(source.info("master_repl_offset")?.parse()?)).collect::<Result<Vec<u64>>>()?;
+    let (mut most, mut seen) = (0, Value::Null);
+    let received = until("everything to be received", || {
+        seen = fleet.get()?["shards"].take();
+        let status = |shard: usize| &seen[shard]["status"];
+        most = most.max((0..3).map(|shard| number(&status(shard)["spool"]["memoryBytes"])).sum());
+        Ok((0..3).all(|shard| number(&status(shard)["stream"]["receivedOffset"]) >= ends[shard]))
+    });
+    received.with_context(|| format!("{seen:#}"))?;
+    ensure!((0..3).all(|shard| number(&seen[shard]["status"]["spool"]["diskBytes"]) > 0), "{seen:#}");
     ensure!(most <= MEMORY, "{most} bytes in memory");
     target.freeze(false)?;
     fleet.completed()?;
