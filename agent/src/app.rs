@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::{self, Us};
 use crate::coordinator::Coordinator;
 use crate::enrol;
+use crate::leash::Holder;
 use crate::profile::{Identity, Profile};
 use crate::reach::Prober;
 use crate::secret::Secrets;
@@ -54,7 +55,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     let changed = Arc::new(Notify::new());
     let budgets = config.profile.budgets;
     let prober = Prober::start(config.secrets.clone(), changed.clone());
-    let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, budgets, changed.clone());
+    let mut holder = Holder::default();
+    let leash = holder.leash();
+    let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, budgets, changed.clone(), leash);
     let ends = CancellationToken::new();
     let measured = match config.metrics {
         None => None,
@@ -75,7 +78,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
         }
     };
     let served = async {
-        let ended = control::run(&config.coordinators, &us, &mut supervisor, cancel).await;
+        let ended = control::run(&config.coordinators, &us, &mut supervisor, &mut holder, cancel).await;
         renews.cancel();
         ended
     };

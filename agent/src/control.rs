@@ -1,5 +1,5 @@
 //! The session with the coordinator: registers, reports, and takes desired state. Losing it changes nothing in a
-//! running shard.
+//! running shard, where something fences it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,13 @@ use dts_proto::v1::agent_service_client::AgentServiceClient;
 use dts_proto::v1::{AgentMessage, CoordinatorMessage, Report, agent_message, coordinator_message};
 use metrics::{counter, gauge};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code as GrpcCode, Status, Streaming};
 
 use crate::coordinator::{Coordinator, reasons};
+use crate::leash::Holder;
 use crate::profile::Identity;
 use crate::reach::Prober;
 use crate::supervisor::Supervisor;
@@ -40,20 +41,20 @@ pub async fn run(
     coordinators: &[Coordinator],
     us: &Us<'_>,
     supervisor: &mut Supervisor,
+    holder: &mut Holder,
     cancel: CancellationToken,
 ) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     for coordinator in coordinators.iter().cycle() {
         let ended = tokio::select! {
-            ended = session(coordinator, us, supervisor, &mut backoff) => ended,
+            ended = session(coordinator, us, supervisor, holder, &mut backoff) => ended,
             () = cancel.cancelled() => return Ok(()),
         };
         gauge!("dts_agent_session").set(0.0);
         counter!("dts_agent_session_failures_total", "code" => format!("{:?}", ended.code())).increment(1);
         let refused = match ended.code() {
-            GrpcCode::FailedPrecondition => true,
-            // A certificate for another name: under shards that run it may be replaced once more.
-            GrpcCode::PermissionDenied => supervisor.report().is_empty(),
+            // A coordinator of another version, or a certificate for another name: under shards that run it may be replaced once more.
+            GrpcCode::FailedPrecondition | GrpcCode::PermissionDenied => supervisor.report().is_empty(),
             _ => false,
         };
         if refused {
@@ -73,8 +74,14 @@ pub async fn run(
 }
 
 /// One session; gives why it ended.
-async fn session(coordinator: &Coordinator, us: &Us<'_>, supervisor: &mut Supervisor, backoff: &mut Backoff) -> Status {
-    match try_session(coordinator, us, supervisor, backoff).await {
+async fn session(
+    coordinator: &Coordinator,
+    us: &Us<'_>,
+    supervisor: &mut Supervisor,
+    holder: &mut Holder,
+    backoff: &mut Backoff,
+) -> Status {
+    match try_session(coordinator, us, supervisor, holder, backoff).await {
         Ok(()) => Status::unavailable("the coordinator ended the session"),
         Err(status) => status,
     }
@@ -84,6 +91,7 @@ async fn try_session(
     coordinator: &Coordinator,
     us: &Us<'_>,
     supervisor: &mut Supervisor,
+    holder: &mut Holder,
     backoff: &mut Backoff,
 ) -> std::result::Result<(), Status> {
     let late = |_| Status::deadline_exceeded("no answer");
@@ -93,6 +101,7 @@ async fn try_session(
         .map_err(late)?
         .map_err(|error| Status::unavailable(reasons(&error)))?;
     let (reports, outgoing) = mpsc::channel(REPORTS_AHEAD);
+    let asked = Instant::now();
     let register = AgentMessage { message: Some(agent_message::Message::Register(us.identity.register())) };
     reports.try_send(register).map_err(|_| Status::internal("no room for the first message"))?;
     let mut client = AgentServiceClient::new(channel);
@@ -102,6 +111,7 @@ async fn try_session(
         Some(coordinator_message::Message::Welcome(welcome)) => welcome,
         _ => return Err(Status::internal("the coordinator did not say welcome")),
     };
+    holder.welcome(Duration::from_millis(welcome.lease_ttl_ms.into()), asked);
     tracing::info!(agent = us.identity.agent_id, "registered");
     gauge!("dts_agent_session").set(1.0);
     counter!("dts_agent_sessions_total").increment(1);
@@ -123,11 +133,12 @@ async fn try_session(
                     us.prober.ask(desired.probes.clone());
                     supervisor.reconcile(desired).await;
                 }
+                Some(coordinator_message::Message::Heard(heard)) => holder.heard(heard.report),
                 Some(_) => {}
                 None => return Ok(()),
             },
-            _ = beat.tick() => report(us, supervisor, &mut told, &reports).await?,
-            () = us.changed.notified() => report(us, supervisor, &mut told, &reports).await?,
+            _ = beat.tick() => report(us, supervisor, holder, &mut told, &reports).await?,
+            () = us.changed.notified() => report(us, supervisor, holder, &mut told, &reports).await?,
         }
     }
 }
@@ -147,12 +158,13 @@ async fn next(
 async fn report(
     us: &Us<'_>,
     supervisor: &Supervisor,
+    holder: &mut Holder,
     told: &mut u64,
     reports: &mpsc::Sender<AgentMessage>,
 ) -> std::result::Result<(), Status> {
     let free_disk_bytes = us.identity.free_disk();
     let (shards, checks) = (supervisor.report(), supervisor.checks());
-    let report = Report { shards, checks, free_disk_bytes, reaches: us.prober.news(told) };
+    let report = Report { shards, checks, free_disk_bytes, reaches: us.prober.news(told), number: holder.number() };
     let message = AgentMessage { message: Some(agent_message::Message::Report(report)) };
     let sent = timeout(CONNECT_TIMEOUT, reports.send(message)).await;
     matches!(sent, Ok(Ok(()))).then_some(()).ok_or_else(|| Status::unavailable("the coordinator takes no reports"))

@@ -21,6 +21,7 @@ pub mod endpoint;
 pub mod enrol;
 pub mod guard;
 mod holding;
+pub mod leash;
 pub mod limits;
 pub mod mend;
 pub mod observe;

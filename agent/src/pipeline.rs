@@ -24,6 +24,7 @@ use crate::apply::{Context, Driver, Resume, Start};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::guard::Guard;
+use crate::leash::Leash;
 use crate::limits::{Limits, Throttle};
 use crate::mend::Mends;
 use crate::observe::Observer;
@@ -76,6 +77,8 @@ pub struct Job {
     pub mends: Mends,
     /// Keeps the target to the task.
     pub guard: Guard,
+    /// How long may be written where nothing fences us.
+    pub leash: Leash,
     /// As whom the data is written, if not as our login: fence F4.
     pub user: Option<Arc<EpochUser>>,
 }
@@ -256,7 +259,8 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
         }
         Destination::Routed(endpoint) => {
             let (shard, epoch, endpoint) = (job.shard.clone(), job.epoch, endpoint.clone());
-            let to = routed::Job { shard, epoch, endpoint, pace, skip: job.skip_cross_slot };
+            let leash = job.leash.clone();
+            let to = routed::Job { shard, epoch, endpoint, pace, skip: job.skip_cross_slot, leash };
             let (writer, record) = routed::claim(to, retry).await?;
             Ok((Writer::Routed(Box::new(writer)), record))
         }

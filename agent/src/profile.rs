@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use dts_proto::PROTOCOL_VERSION;
 use dts_proto::v1::{Budgets, Register};
-
-const PROTOCOL_VERSION: u32 = 1;
 
 /// Where it stands and what it takes.
 #[derive(Clone, Debug, Default)]

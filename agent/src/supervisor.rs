@@ -18,6 +18,7 @@ use crate::budget::{Claim, divide};
 use crate::check::Checks;
 use crate::compare::Ordered;
 use crate::guard::Guard;
+use crate::leash::Leash;
 use crate::limits::Limits;
 use crate::mend::Mends;
 use crate::pipeline::Job;
@@ -48,6 +49,7 @@ pub struct Supervisor {
     /// Switch-overs that go on, the same way.
     switches: HashMap<ShardId, (Epoch, Switch)>,
     shown: Shown,
+    leash: Leash,
 }
 
 /// The boards of the shards that an agent runs now, for whoever wants to look at them.
@@ -71,7 +73,7 @@ enum Slot {
 
 impl Supervisor {
     /// No shards yet; `changed` is notified when one of them has something to report.
-    pub fn new(state_dir: &Path, secrets: Secrets, budgets: Budgets, changed: Arc<Notify>) -> Self {
+    pub fn new(state_dir: &Path, secrets: Secrets, budgets: Budgets, changed: Arc<Notify>, leash: Leash) -> Self {
         let (state_dir, shards, limits) = (state_dir.to_owned(), HashMap::new(), HashMap::new());
         let sources = HashMap::new();
         Self {
@@ -86,6 +88,7 @@ impl Supervisor {
             runs: HashMap::new(),
             switches: HashMap::new(),
             shown: Shown::default(),
+            leash,
         }
     }
 
@@ -227,6 +230,7 @@ impl Supervisor {
             scratch: scratch::of_shard(&self.state_dir, id),
             span,
             mends: Mends::default(),
+            leash: self.leash.clone(),
             user: (assignment.target_fence() == v1::TargetFence::User)
                 .then(|| Arc::new(EpochUser::new(id, Epoch(assignment.epoch)))),
             guard: Guard::new(id, assignment.target_guard(), rules_of(assignment), self.changed.clone()),
@@ -329,7 +333,13 @@ mod tests {
     #[tokio::test]
     async fn a_shard_knows_all_sources_of_its_task_however_they_were_told() {
         let dir = tempfile::tempdir().unwrap();
-        let mut of = Supervisor::new(dir.path(), Secrets::default(), Budgets::default(), Arc::default());
+        let mut of = Supervisor::new(
+            dir.path(),
+            Secrets::default(),
+            Budgets::default(),
+            Arc::default(),
+            crate::leash::Holder::default().leash(),
+        );
         let end = |port| v1::Endpoint { host: "h".into(), port, ..v1::Endpoint::default() };
         let all: Vec<_> = (1..=3).map(end).collect();
         let many =

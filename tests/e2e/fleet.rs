@@ -121,6 +121,18 @@ impl Fleet {
         role(&[&["agent", "--id", id, "--coordinator", &url, "--state-dir", &dir], options].concat())
     }
 
+    /// An agent that knows the coordinator at another address only.
+    pub(crate) fn agent_via(&self, id: &str, url: &str) -> Result<Role> {
+        role(&["agent", "--id", id, "--coordinator", url, "--state-dir", &self.path(id)])
+    }
+
+    /// Starts the task, whatever the checks warn of.
+    pub(crate) fn start_acknowledged(&self) -> Result<()> {
+        let mut request: serde_json::Value = serde_json::from_str(&self.task)?;
+        request["acknowledge_warnings"] = true.into();
+        grpcurl(&self.address, &["-d", &request.to_string(), "dts.v1.TaskService/StartTask"]).map(drop)
+    }
+
     pub(crate) fn create(&mut self, source: &Server, target: &Server) -> Result<()> {
         self.create_between(source.port, target.port)
     }
@@ -207,10 +219,7 @@ fn an_agent_that_writes_all_the_time_and_hears_nothing_is_taken_over_from() -> R
     let mut fleet = Fleet::start()?;
     let port = fleet.address.rsplit_once(':').context("a port")?.1.parse()?;
     let between = Proxy::before_port(port)?;
-    let first = {
-        let (url, dir) = (format!("http://127.0.0.1:{}", between.port), fleet.path("first"));
-        role(&["agent", "--id", "first", "--coordinator", &url, "--state-dir", &dir])?
-    };
+    let first = fleet.agent_via("first", &format!("http://127.0.0.1:{}", between.port))?;
     // A claim takes several round trips, the first agent's transactions one each.
     let far = Distance::to(target.port, Duration::from_millis(20))?;
     fleet.create_between(source.port, far.port)?;
@@ -250,6 +259,25 @@ fn an_agent_that_writes_all_the_time_and_hears_nothing_is_taken_over_from() -> R
     let found: u64 = redis::cmd("GET").arg("counter").query(&mut target.connect()?)?;
     ensure!(found == count.load(Ordering::Relaxed), "{found} of {count:?}");
     assert_equal(&source, &target)
+}
+
+#[test]
+fn an_agent_of_another_version_is_refused_by_name() -> Result<()> {
+    let fleet = Fleet::start()?;
+    let register = |version: u32| {
+        let first = serde_json::json!({"register": {
+            "agent_id": "old", "instance_id": "1", "version": "0.0.1", "protocol_version": version,
+        }});
+        grpcurl(&fleet.address, &["-max-time", "2", "-d", &first.to_string(), "dts.v1.AgentService/Session"])
+    };
+    for other in [dts_proto::PROTOCOL_VERSION - 1, dts_proto::PROTOCOL_VERSION + 1] {
+        let refused = register(other).err().context("it was taken")?.to_string();
+        ensure!(
+            refused.contains("FailedPrecondition") && refused.contains("use an agent of this version"),
+            "{refused}"
+        );
+    }
+    Ok(())
 }
 
 #[test]

@@ -1,16 +1,21 @@
 //! An endpoint that routes by itself as the target: a real twemproxy in front of real servers.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, ensure};
 use dts_tests::cluster::Cluster;
 use dts_tests::dts::Dts;
 use dts_tests::oracle::assert_equal_nodes;
 use dts_tests::port::free_port;
+use dts_tests::proxy::Proxy;
 use dts_tests::server::Server;
 use dts_tests::spread::{Client as _, Divided, Spread, client_of, fill};
 
+use serde_json::{Value, json};
+
 use crate::discover::{Program, codis_group, codis_topology};
+use crate::fleet::{Fleet, grpcurl};
 use crate::{complete, keys_of_ours, state, until};
 
 const SOURCE: &[&str] = &["--repl-diskless-sync-delay", "0"];
@@ -134,6 +139,54 @@ fn every_other_kind_of_source_goes_through_a_proxy() -> Result<()> {
         target.ends_equal(dts, &state, &sources).with_context(|| format!("{entries:?}"))?;
     }
     Ok(())
+}
+
+#[test]
+fn an_agent_that_no_coordinator_hears_writes_nothing_past_its_lease_where_nothing_fences_it() -> Result<()> {
+    let (source, target) = (Server::start("redis-7.0", SOURCE)?, Routed::start()?);
+    let mut fleet = Fleet::start()?;
+    let port = fleet.address.rsplit_once(':').context("a port")?.1.parse()?;
+    let between = Proxy::before_port(port)?;
+    let _agent = fleet.agent_via("only", &format!("http://127.0.0.1:{}", between.port))?;
+    let spec = json!({"spec": {
+        "name": "unfenced", "mode": "MODE_SYNC", "sources": [{"host": "127.0.0.1", "port": source.port}],
+        "target": {"host": "127.0.0.1", "port": target.port, "routes": true},
+    }});
+    let created = grpcurl(&fleet.address, &["-d", &spec.to_string(), "dts.v1.TaskService/CreateTask"])?;
+    fleet.adopt(&serde_json::from_str::<Value>(&created)?["id"]);
+    fleet.start_acknowledged()?;
+    fleet.follows("only")?;
+    let mut writes = source.connect()?;
+    let mut reads = target.servers.iter().map(Server::connect).collect::<Result<Vec<_>>>()?;
+    let mut arrived = || -> Result<u64> {
+        let found = reads.iter_mut().map(|server| Ok(redis::cmd("GET").arg("counter").query::<Option<u64>>(server)?));
+        Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().max().unwrap_or(0))
+    };
+    let mut count = 0;
+    let mut write = |count: &mut u64| -> Result<()> {
+        *count += 1;
+        Ok(redis::cmd("INCR").arg("counter").exec(&mut writes)?)
+    };
+    write(&mut count)?;
+    until("a write", || Ok(arrived()? == 1))?;
+    between.weather.silent.store(true, Ordering::Relaxed);
+    // Every write that arrives is followed by another, until one does not arrive for longer than any before.
+    let mut waits = 0;
+    until("a write that does not arrive", || {
+        if arrived()? == count {
+            write(&mut count)?;
+            waits = 0;
+        }
+        waits += 1;
+        Ok(waits > 50)
+    })?;
+    let stopped = arrived()?;
+    ensure!(stopped + 1 == count, "{stopped} of {count}");
+    between.weather.silent.store(false, Ordering::Relaxed);
+    until("the last write", || Ok(arrived()? == count))?;
+    fleet.follows("only")?;
+    fleet.completed()?;
+    assert_equal_nodes(&[&source], &target.servers.iter().collect::<Vec<_>>())
 }
 
 #[test]

@@ -123,7 +123,7 @@ async fn session(channel: Channel, number: usize, running: &Running) -> Result<(
         agent_id: name(number),
         instance_id: format!("instance-{number}"),
         version: "0.1.0".into(),
-        protocol_version: 1,
+        protocol_version: dts_proto::PROTOCOL_VERSION,
         ..Default::default()
     };
     reports.send(AgentMessage { message: Some(Message::Register(register)) }).await?;
@@ -143,6 +143,7 @@ async fn session(channel: Channel, number: usize, running: &Running) -> Result<(
                     welcome = said.report_interval_ms;
                     beat = every(welcome);
                 }
+                Some(coordinator_message::Message::Heard(_)) => {}
                 None => return Ok(()),
             },
             _ = beat.tick() => beats += 1,

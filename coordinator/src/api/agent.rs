@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::Code;
+use dts_proto::PROTOCOL_VERSION;
 use dts_proto::v1::agent_service_server::AgentService;
-use dts_proto::v1::{AgentMessage, CoordinatorMessage, Register, Welcome, agent_message::Message, coordinator_message};
+use dts_proto::v1::{
+    AgentMessage, CoordinatorMessage, Heard, Register, Welcome, agent_message::Message, coordinator_message,
+};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +24,8 @@ use crate::election::Seat;
 use crate::engine::Engine;
 use crate::store::Store;
 
-const PROTOCOL_VERSION: u32 = 1;
+/// Of reports in a lease.
+const ANSWERS: u32 = 8;
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// A clock that is set is noticed in this time.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -85,7 +90,7 @@ impl<S: Store> AgentService for Fleet<S> {
         let _the_channel_is_new = sender.send(Ok(CoordinatorMessage { message: Some(welcome) })).await;
         let cancel = [self.cancel.clone(), ends];
         let expires = shown.map(|certificate| certificate.expires);
-        tokio::spawn(session(engine, register, incoming, told, sender, expires, cancel));
+        tokio::spawn(session(engine, register, incoming, told, sender, (expires, self.lease_ttl), cancel));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -106,9 +111,10 @@ async fn session<S: Store>(
     mut incoming: Streaming<AgentMessage>,
     mut told: watch::Receiver<u64>,
     outgoing: Outgoing,
-    expires: Option<SystemTime>,
+    (expires, lease_ttl): (Option<SystemTime>, Duration),
     [cancel, deposed]: [CancellationToken; 2],
 ) {
+    let mut answered = Instant::now();
     told.mark_changed();
     let expired = expiry(expires);
     tokio::pin!(expired);
@@ -117,8 +123,16 @@ async fn session<S: Store>(
         tokio::select! {
             message = incoming.message() => match message {
                 Ok(Some(AgentMessage { message: Some(Message::Report(report)) })) => {
-                    if let Err(error) = engine.report(&register.agent_id, report).await {
-                        tracing::error!(%error, "a report could not be taken");
+                    let number = report.number;
+                    match engine.report(&register.agent_id, report).await {
+                        Ok(()) if number > 0 && answered.elapsed() >= lease_ttl / ANSWERS => {
+                            answered = Instant::now();
+                            let heard = coordinator_message::Message::Heard(Heard { report: number });
+                            // With no room the agent has other things to read, and a later report is answered.
+                            let _told_or_later = outgoing.try_send(Ok(CoordinatorMessage { message: Some(heard) }));
+                        }
+                        Ok(()) => {}
+                        Err(error) => tracing::error!(%error, "a report could not be taken"),
                     }
                 }
                 Ok(Some(_)) => {}

@@ -16,6 +16,7 @@ use crate::target::{Checkpoint, Phase, reserved_key};
 /// Claims the shard; gives a writer, and the record that stood there.
 pub async fn claim(job: Job, mut retry: Retry) -> Result<(Writer, Option<Checkpoint>)> {
     loop {
+        job.leash.slack().await;
         match raise(&job).await {
             Ok((connection, before, now, ahead)) => {
                 retry.succeeded();

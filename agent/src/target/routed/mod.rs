@@ -15,6 +15,7 @@ pub use writer::Writer;
 
 use super::reserved_key;
 use crate::endpoint::Endpoint;
+use crate::leash::Leash;
 use crate::limits::Throttle;
 
 /// What a shard writes to an endpoint with.
@@ -30,6 +31,8 @@ pub struct Job {
     pub pace: Throttle,
     /// What cannot be done exactly is left out and counted, instead of stopping the shard.
     pub skip: bool,
+    /// Nothing is written when it is over.
+    pub leash: Leash,
 }
 
 /// The key of the offset that the target may have been brought to, beyond its position.

@@ -41,7 +41,8 @@ pub struct Writer {
     job: Job,
     position_key: String,
     ahead_key: String,
-    connection: Connection,
+    /// `None`: given up, and no other yet.
+    connection: Option<Connection>,
     /// What stands on the target.
     record: Checkpoint,
     /// The target may hold changes up to here, from an attempt before this one.
@@ -59,6 +60,7 @@ impl Writer {
         let applied = Applied { checkpoint: Some(record.clone()), ..Applied::default() };
         let (position_key, ahead_key) = (reserved_key(&job.shard, "position"), ahead_key(&job.shard));
         let (copy, gathered, notes) = (record.copy, Vec::new(), Notes::default());
+        let connection = Some(connection);
         Self { job, position_key, ahead_key, connection, record, ahead, retry, copy, gathered, notes, applied }
     }
 
@@ -190,7 +192,14 @@ impl Writer {
     async fn ask(&mut self, bytes: &[u8], count: u64) -> Result<Vec<Reply>> {
         loop {
             let mut answers = Vec::new();
-            let asked = self.connection.exchange(bytes, count, |_, reply| answers.push(reply)).await;
+            let asked = match &mut self.connection {
+                None => Err(no_connection()),
+                Some(connection) => tokio::select! {
+                    biased;
+                    () = self.job.leash.over() => Err(unleashed()),
+                    asked = connection.exchange(bytes, count, |_, reply| answers.push(reply)) => asked,
+                },
+            };
             let refused = answers.iter().find_map(|answer| match answer {
                 Reply::Error(text) => Some(text.clone()),
                 _ => None,
@@ -198,31 +207,47 @@ impl Writer {
             let error = match (asked, refused) {
                 (Ok(()), None) => return Ok(answers),
                 (Ok(()), Some(text)) if is_outage(&text) => away(&text),
-                (Ok(()), Some(text)) => self.connection.refused(&text),
+                (Ok(()), Some(text)) => self.refusal(&text),
                 (Err(error), _) => error,
             };
             self.reconnect(error).await?;
         }
     }
 
-    /// A connection that answers; waits for it.
+    /// A connection that answers, under a record that nobody has claimed after us; waits for it.
     async fn reconnect(&mut self, error: Error) -> Result<()> {
+        // What it has not sent it does not send any more.
+        self.connection = None;
         let mut error = error;
         loop {
-            self.retry.wait(error).await?;
+            match error.code {
+                Code::CoordinatorLost => {
+                    self.retry.waits(Some(error));
+                    self.job.leash.slack().await;
+                    self.retry.waits(None);
+                }
+                _ => self.retry.wait(error).await?,
+            }
             let opened = async {
                 let mut connection = Connection::open(&self.job.endpoint).await?;
-                connection.call(&[b"GET", self.position_key.as_bytes()]).await?;
-                Ok(connection)
+                let found = connection.call(&[b"GET", self.position_key.as_bytes()]).await?;
+                Ok((connection, found))
             };
             match opened.await {
-                Ok(connection) => {
-                    self.connection = connection;
+                Ok((_, Reply::Bulk(Some(found)))) if claimed_after(&found, &self.record).is_some() => {
+                    return Err(claimed_after(&found, &self.record).unwrap_or_else(no_connection));
+                }
+                Ok((connection, _)) => {
+                    self.connection = Some(connection);
                     return Ok(());
                 }
                 Err(again) => error = again,
             }
         }
+    }
+
+    fn refusal(&self, text: &str) -> Error {
+        self.connection.as_ref().map_or_else(no_connection, |connection| connection.refused(text))
     }
 
     /// Until every command of it is answered.
@@ -275,15 +300,20 @@ impl Writer {
         self.job.pace.ready().await;
         self.job.pace.spent(bytes.len() as u64);
         let mut answers = Vec::with_capacity(steps.len());
-        let (sending, replies) = self.connection.sending(&bytes);
+        let Some(connection) = &mut self.connection else { return (answers, Some(no_connection())) };
+        let (sending, replies) = connection.sending(&bytes);
         let reading = async {
             for _ in steps {
                 answers.push(replies.element().await?);
             }
             Ok(())
         };
-        let (sent, read): (Result<()>, Result<()>) = tokio::join!(sending, reading);
-        (answers, read.and(sent).err())
+        let done: Result<()> = tokio::select! {
+            biased;
+            () = self.job.leash.over() => Err(unleashed()),
+            (sent, read) = async { tokio::join!(sending, reading) } => { let read: Result<()> = read; read.and(sent) }
+        };
+        (answers, done.err())
     }
 
     /// What an error reply means: nothing, something to wait for, or the end.
@@ -291,7 +321,7 @@ impl Writer {
         if is_the_scripts_own(text, || step.name.clone()) {
             return Ok(None);
         }
-        let error = self.connection.refused(text);
+        let error = self.refusal(text);
         if error.code.retry() {
             return Ok(Some(error));
         }
@@ -317,6 +347,21 @@ impl Notes {
         }
         step.is_at_risk = true;
     }
+}
+
+/// The error that a record of a later epoch is.
+fn claimed_after(found: &[u8], ours: &Checkpoint) -> Option<Error> {
+    let found = Checkpoint::decode(found).ok()?;
+    (found.epoch > ours.epoch).then(|| fenced(&found, ours.epoch))
+}
+
+fn no_connection() -> Error {
+    Error::new(Code::TargetLost, "there is no connection to the endpoint")
+}
+
+fn unleashed() -> Error {
+    let message = "no coordinator has been heard of for nearly a lease: another agent may soon write to this endpoint, which fences nobody";
+    Error::new(Code::CoordinatorLost, message)
 }
 
 fn is_outage(text: &str) -> bool {
