@@ -10,14 +10,12 @@ use super::item::Found;
 use super::look::Shard;
 use super::rates::{Way, Writes};
 use crate::client::Client;
-use crate::target::Destination;
+use crate::target::{Destination, transaction};
 
 /// Clocks that differ by more make keys expire early or late.
 const SKEW_MS: i64 = 2000;
 /// A way that is not so many times as fast as what comes is near its end.
 const ROOM: u64 = 2;
-/// A transaction costs a round trip, and is no longer than this.
-const BATCH: u64 = 4 << 20;
 
 impl Writes {
     /// For people.
@@ -30,7 +28,8 @@ impl Writes {
 impl Way {
     /// Bytes a second that transactions of ours can carry.
     pub(super) fn carries(self) -> Option<u64> {
-        let by_trips = super::words::per_second(BATCH, self.round_trip.max(Duration::from_micros(1)));
+        let batch = u64::try_from(transaction(self.round_trip)).unwrap_or(u64::MAX);
+        let by_trips = super::words::per_second(batch, self.round_trip.max(Duration::from_micros(1)));
         self.bytes_per_second.map(|line| line.min(by_trips))
     }
 
@@ -120,7 +119,7 @@ mod tests {
     fn a_long_way_carries_less_than_its_line() {
         let way = |ms| Way { round_trip: Duration::from_millis(ms), bytes_per_second: Some(50 << 20) };
         assert_eq!(way(0).carries(), Some(50 << 20));
-        // A MiB every 300 ms.
-        assert!(way(100).carries().is_some_and(|most| most < 4 << 20));
+        // 4 MiB every 100 ms.
+        assert_eq!(way(100).carries(), Some(40 << 20));
     }
 }

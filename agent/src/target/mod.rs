@@ -24,6 +24,7 @@ pub use claim::{claim, release};
 pub use destination::{Destination, NODES_FILE, Parts, remember, seeds};
 pub use may_fence::{BEHIND_A_ROUTER, lacks};
 pub use onward::leave;
+pub(crate) use span::transaction;
 pub use user::{EpochUser, is_of};
 pub use writer::Writer;
 

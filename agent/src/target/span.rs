@@ -7,6 +7,11 @@ const PER_SECOND: f64 = 64e6;
 /// … unless the way is so long that more than this would be on it.
 const LONGEST: usize = 4 << 20;
 
+/// Of one transaction into a server: near, it is worth its round trip from 256 KiB on.
+pub(crate) fn transaction(round_trip: Duration) -> usize {
+    span(round_trip, 256 << 10)
+}
+
 /// Bytes, no fewer than `shortest`.
 pub(super) fn span(round_trip: Duration, shortest: usize) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and bounded behind it")]

@@ -11,15 +11,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::claim::{CLAIM_STEP, Keys, Raised, raise};
 use super::session::{Failure, Session, rewound};
-use super::span::span;
+use super::span::transaction;
 use super::user::Door;
 use super::{Applied, Checkpoint, Instruction, Phase};
 use crate::limits::Throttle;
 use crate::retry::Retry;
 use crate::route::{Chunk, Commit};
 
-/// A transaction is worth its round trip from here on.
-const SHORTEST: usize = 256 << 10;
 /// Of a transaction; so many can wait.
 const PIECES: usize = 4;
 
@@ -81,7 +79,7 @@ impl Writer {
 
     /// How long a transaction may become by what waits behind its first chunk.
     fn span(&self) -> usize {
-        span(self.session.round_trip(), SHORTEST)
+        transaction(self.session.round_trip())
     }
 
     /// The chunk, and those that wait behind it.
