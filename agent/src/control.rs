@@ -164,7 +164,8 @@ async fn report(
 ) -> std::result::Result<(), Status> {
     let free_disk_bytes = us.identity.free_disk();
     let (shards, checks) = (supervisor.report(), supervisor.checks());
-    let report = Report { shards, checks, free_disk_bytes, reaches: us.prober.news(told), number: holder.number() };
+    let number = if supervisor.is_on_a_leash() { holder.number() } else { 0 };
+    let report = Report { shards, checks, free_disk_bytes, reaches: us.prober.news(told), number };
     let message = AgentMessage { message: Some(agent_message::Message::Report(report)) };
     let sent = timeout(CONNECT_TIMEOUT, reports.send(message)).await;
     matches!(sent, Ok(Ok(()))).then_some(()).ok_or_else(|| Status::unavailable("the coordinator takes no reports"))

@@ -50,6 +50,8 @@ pub struct Supervisor {
     switches: HashMap<ShardId, (Epoch, Switch)>,
     shown: Shown,
     leash: Leash,
+    /// A target of one of them fences nobody.
+    unfenced: bool,
 }
 
 /// The boards of the shards that an agent runs now, for whoever wants to look at them.
@@ -89,6 +91,7 @@ impl Supervisor {
             switches: HashMap::new(),
             shown: Shown::default(),
             leash,
+            unfenced: false,
         }
     }
 
@@ -101,6 +104,8 @@ impl Supervisor {
     pub async fn reconcile(&mut self, desired: DesiredState) {
         let mut old = std::mem::take(&mut self.shards);
         self.limits.clear();
+        let fences_nobody = |of: &Assignment| of.target.as_ref().is_some_and(|target| target.routes);
+        self.unfenced = desired.assignments.iter().any(fences_nobody);
         self.sources = desired.sources.into_iter().map(|task| (task.task_id, task.sources)).collect();
         let orders = desired.assignments.clone();
         for assignment in desired.assignments {
@@ -243,6 +248,11 @@ impl Supervisor {
         let spec = assignment.topology.clone().unwrap_or_default();
         let sentinels = spec.sentinels.iter().map(|sentinel| self.secrets.resolve(sentinel)).collect::<Result<_>>()?;
         Topology::new(&spec, siblings, sentinels)
+    }
+
+    /// True if something must not go on for longer than a coordinator hears of us.
+    pub fn is_on_a_leash(&self) -> bool {
+        self.unfenced
     }
 
     /// What the checks found so far.
