@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod error;
+pub mod hex;
 pub mod ids;
 #[cfg(feature = "metrics")]
 pub mod metrics;

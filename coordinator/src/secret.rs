@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::hex::hex;
 use dts_proto::v1::credential::Secret;
 use dts_proto::v1::{Credential, TaskSpec};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -65,8 +66,7 @@ impl Sealer {
         let mut bytes = text.as_bytes().to_vec();
         let unique = Nonce::assume_unique_for_key(nonce);
         self.key.seal_in_place_append_tag(unique, Aad::empty(), &mut bytes).map_err(|_| broken())?;
-        let hex: String = nonce.iter().chain(&bytes).map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{MARK}{hex}"))
+        Ok(format!("{MARK}{}", hex(nonce.into_iter().chain(bytes))))
     }
 
     /// Something that only this key opens.

@@ -155,7 +155,8 @@ fn an_agent_that_wakes_when_the_task_is_over_and_nobody_tells_it_begins_nothing_
         )?;
         signal(&desk.agents[0], "-CONT")?;
         redis::cmd("SET").arg("later").arg(1).exec(&mut source.connect()?)?;
-        std::thread::sleep(std::time::Duration::from_secs(5));
+        // It follows the source as long as it believes that the shard is its own.
+        until("the woken agent to give up", || Ok(source.info("connected_slaves")? == "0"))?;
         ensure!(keys_of_ours(&target)? == 0, "{fence}: it claims a target that is not its own any more");
         ensure!(users(&target)? == before, "{fence}: {:#?}", users(&target)?);
         redis::cmd("DEL").arg("later").exec(&mut source.connect()?)?;

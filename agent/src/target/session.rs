@@ -62,10 +62,9 @@ enum Exec {
 }
 
 impl Session {
-    /// Gives too what stood there, and stands now.
-    pub(super) fn new(raised: Raised, keys: Keys) -> (Self, Option<Checkpoint>, Checkpoint) {
-        let Raised { connection, multi_is_never_refused: at_once, before, now } = raised;
-        (Self { connection, keys, at_once, stand: None, open: None, round_trip: Duration::ZERO }, before, now)
+    pub(super) fn new(raised: Raised, keys: Keys) -> Self {
+        let Raised { connection, multi_is_never_refused: at_once, .. } = raised;
+        Self { connection, keys, at_once, stand: None, open: None, round_trip: Duration::ZERO }
     }
 
     /// True while a transaction is begun.

@@ -4,12 +4,12 @@
 //!
 //! The password is drawn at random, is never written anywhere, and is known to the server by its hash only.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::hex::hex;
 use dts_common::ids::{Epoch, ShardId};
 use futures_util::future::join_all;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
@@ -54,7 +54,7 @@ pub(super) struct Door {
 impl EpochUser {
     /// With a password of its own.
     pub fn new(shard: &ShardId, epoch: Epoch) -> Self {
-        let password = hex(&rand::random::<[u8; 32]>()).into();
+        let password = hex(rand::random::<[u8; 32]>()).into();
         Self { shard: shard.clone(), epoch, password, used: AtomicBool::new(false), over: RwLock::new(false) }
     }
 
@@ -84,8 +84,10 @@ impl EpochUser {
     }
 
     async fn create(&self, login: &mut Client) -> Result<()> {
-        let (name, hash) =
-            (self.name(), format!("#{}", hex(digest(&SHA256, self.password.expose_secret().as_bytes()).as_ref())));
+        let (name, hash) = (
+            self.name(),
+            format!("#{}", hex(digest(&SHA256, self.password.expose_secret().as_bytes()).as_ref().iter().copied())),
+        );
         let begin: [&[u8]; 7] = [b"ACL", b"SETUSER", name.as_bytes(), b"reset", b"on", hash.as_bytes(), b"~*"];
         let with_channels = [&begin[..], &[b"&*"], &RIGHTS].concat();
         let mut said = login.ask(&with_channels).await?;
@@ -183,13 +185,6 @@ fn silent(server: &Endpoint) -> Error {
 fn refused(reply: &str, what: &str) -> Error {
     let reply = reply.split(", with args").next().unwrap_or_default();
     Error::new(Side::Target.refusal(reply), format!("our login cannot {what} on the target: {reply}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _never_fails = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

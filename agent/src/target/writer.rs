@@ -3,8 +3,6 @@
 //! So a second writer, a repeated batch and a process that was frozen are refused by the target. Every element of the answer to EXEC is read.
 //! What waits goes out together: as much as keeps the way to the target busy for its round trip.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use dts_common::error::{Code, Error, Result};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +35,8 @@ pub struct Writer {
 
 impl Writer {
     pub(super) fn new(door: Door, keys: Keys, raised: Raised, retry: Retry, pace: Throttle) -> Self {
-        let (session, _, record) = Session::new(raised, keys.clone());
+        let record = raised.now.clone();
+        let session = Session::new(raised, keys.clone());
         let applied = Applied { checkpoint: Some(record.clone()), ..Applied::default() };
         let copy = record.copy;
         Self { door, keys, session, record, retry, pace, copy, applied }
@@ -50,11 +49,11 @@ impl Writer {
         confirm: watch::Sender<Applied>,
     ) -> Result<()> {
         confirm.send_replace(self.applied.clone());
-        let mut ahead = VecDeque::new();
+        let mut ahead = None;
         loop {
-            let next = match ahead.pop_front() {
-                Some(instruction) => Some(instruction),
+            let next = match ahead.take() {
                 None => instructions.recv().await,
+                ahead => ahead,
             };
             match next {
                 None => return Ok(()),
@@ -87,7 +86,7 @@ impl Writer {
         &self,
         chunk: Chunk,
         instructions: &mut mpsc::Receiver<Instruction>,
-        ahead: &mut VecDeque<Instruction>,
+        ahead: &mut Option<Instruction>,
     ) -> Batch {
         let mut batch = Batch { bytes: chunk.bytes, commands: chunk.commands.into(), commits: 1, last: chunk.commit };
         let mut joined: Option<Vec<u8>> = None;
@@ -103,7 +102,7 @@ impl Writer {
                     batch.last = Some(commit);
                 }
                 other => {
-                    ahead.push_back(other);
+                    *ahead = Some(other);
                     break;
                 }
             }
@@ -171,13 +170,13 @@ impl Writer {
                 Err(again) if again.code == Code::TargetRewound => return Err(again),
                 Err(again) => error = again,
                 Ok(raised) => {
-                    let (session, before, now) = Session::new(raised, self.keys.clone());
-                    let happened = before.as_ref().is_some_and(|found| is_or_was_claimed(found, next));
-                    let same = before.as_ref().is_some_and(|found| is_or_was_claimed(found, &self.record));
+                    let was = |record| raised.before.as_ref().is_some_and(|found| is_or_was_claimed(found, record));
+                    let (happened, same) = (was(next), was(&self.record));
                     if !happened && !same {
                         return Err(rewound("the target does not hold what it confirmed"));
                     }
-                    (self.session, self.record) = (session, now);
+                    self.record = raised.now.clone();
+                    self.session = Session::new(raised, self.keys.clone());
                     return Ok(happened);
                 }
             }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use dts_common::error::{Code, Error, Result};
+use dts_common::hex::hex;
 use dts_proto::v1::Token;
 use prost::Message as _;
 use ring::digest::{SHA256, digest};
@@ -78,7 +79,7 @@ impl<S: Store> Engine<S> {
         let mut bytes = [0u8; 32];
         let no_random = |_| Error::new(Code::Internal, "this host gives no random bytes");
         SystemRandom::new().fill(&mut bytes).map_err(no_random)?;
-        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = hex(bytes);
         let id = uuid::Uuid::new_v4().simple().to_string();
         let expires = SystemTime::now() + Duration::from_secs(ttl.into());
         let kept = Kept {

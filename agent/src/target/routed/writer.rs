@@ -234,10 +234,8 @@ impl Writer {
                 Ok((connection, found))
             };
             match opened.await {
-                Ok((_, Reply::Bulk(Some(found)))) if claimed_after(&found, &self.record).is_some() => {
-                    return Err(claimed_after(&found, &self.record).unwrap_or_else(no_connection));
-                }
-                Ok((connection, _)) => {
+                Ok((connection, found)) => {
+                    not_claimed_after(&found, &self.record)?;
                     self.connection = Some(connection);
                     return Ok(());
                 }
@@ -349,10 +347,13 @@ impl Notes {
     }
 }
 
-/// The error that a record of a later epoch is.
-fn claimed_after(found: &[u8], ours: &Checkpoint) -> Option<Error> {
-    let found = Checkpoint::decode(found).ok()?;
-    (found.epoch > ours.epoch).then(|| fenced(&found, ours.epoch))
+/// An error for a record of a later epoch.
+fn not_claimed_after(found: &Reply, ours: &Checkpoint) -> Result<()> {
+    let Reply::Bulk(Some(found)) = found else { return Ok(()) };
+    match Checkpoint::decode(found) {
+        Ok(found) if found.epoch > ours.epoch => Err(fenced(&found, ours.epoch)),
+        _ => Ok(()),
+    }
 }
 
 fn no_connection() -> Error {

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use dts_common::hex::hex;
 use dts_proto::v1::WebhookReceiver;
 use ring::hmac;
 
@@ -21,8 +22,7 @@ pub(super) async fn send(http: &Http, to: &WebhookReceiver, message: &Message, n
 fn signature(secret: &str, seconds: u64, body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let tag = hmac::sign(&key, format!("{seconds}.{body}").as_bytes());
-    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("v1={hex}")
+    format!("v1={}", hex(tag.as_ref().iter().copied()))
 }
 
 #[cfg(test)]
