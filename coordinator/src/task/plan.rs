@@ -115,21 +115,24 @@ fn actual(plan: &mut Plan, id: &str, value: u64) {
 impl Stored {
     /// The task goes to this state: where a copy begins and ends.
     pub fn measure(&mut self, state: TaskState, statuses: &[&ShardStatus]) {
-        let now = SystemTime::now();
         match state {
-            TaskState::Preparing if self.copy_begun.is_none() => self.copy_begun = Some(now.into()),
-            TaskState::IncrSync if self.copied.is_none() => {
-                let received = |status: &&ShardStatus| status.snapshot.map_or(0, |snapshot| snapshot.received_bytes);
-                let snapshot: u64 = statuses.iter().map(received).sum();
-                // A task that goes on where it was copies nothing.
-                let Some(plan) = self.plan.as_mut().filter(|_| snapshot > 0) else { return };
-                actual(plan, SNAPSHOT, snapshot);
-                actual(plan, SPOOL, self.spool_peak);
-                actual(plan, COPY, since(self.copy_begun, now));
-                self.copied = Some(now.into());
-            }
+            TaskState::Preparing if self.copy_begun.is_none() => self.copy_begun = Some(SystemTime::now().into()),
+            TaskState::IncrSync if self.copied.is_none() => self.note_copy(statuses),
             _ => {}
         }
+    }
+
+    /// A copy is over. One that was quick may be over before its figures are told.
+    fn note_copy(&mut self, statuses: &[&ShardStatus]) {
+        let received = |status: &&ShardStatus| status.snapshot.map_or(0, |snapshot| snapshot.received_bytes);
+        let snapshot: u64 = statuses.iter().map(received).sum();
+        // A task that goes on where it was copies nothing.
+        let Some(plan) = self.plan.as_mut().filter(|_| snapshot > 0) else { return };
+        let now = SystemTime::now();
+        actual(plan, SNAPSHOT, snapshot);
+        actual(plan, SPOOL, self.spool_peak);
+        actual(plan, COPY, since(self.copy_begun, now));
+        self.copied = Some(now.into());
     }
 
     /// What its shards show; true if something that is to be kept became known.
@@ -140,6 +143,9 @@ impl Stored {
         if self.copied.is_none() {
             let spool = |status: &&ShardStatus| status.spool.map_or(0, |spool| spool.memory_bytes + spool.disk_bytes);
             self.spool_peak = self.spool_peak.max(statuses.iter().map(spool).sum());
+            if ready {
+                self.note_copy(statuses);
+            }
         }
         let (Some(copied), Some(plan)) = (self.copied, &mut self.plan) else { return false };
         let open = |id: &str| plan.estimates.iter().any(|estimate| estimate.id == id && estimate.actual.is_none());
