@@ -1,6 +1,8 @@
 .PHONY: setup build test chaos fuzz check demo bench
 export PATH := $(PATH):/usr/bin:/usr/sbin
 export RUSTDOCFLAGS := -D warnings
+# What went wrong, not where in the library it was wrapped.
+export RUST_LIB_BACKTRACE := 0
 
 # Installs what is missing: Debian's redis-server (7.0, with redis-benchmark), twemproxy, protoc and Chromium, the other servers, etcd, Prometheus and Alertmanager into .fleet/.
 setup:

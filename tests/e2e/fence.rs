@@ -262,7 +262,7 @@ fn a_promoted_replica_gets_the_user_and_a_demoted_master_does_not_keep_it() -> R
     follows(&desk, "only")?;
     for master in 0..2 {
         let replica = cluster.replica_of(master)?;
-        cluster.failover(replica)?;
+        cluster.failover(master)?;
         load.pass(50);
         until("the user", || Ok(ours(&cluster.nodes[replica])? == [user(&desk)?]))?;
     }

@@ -170,8 +170,8 @@ fn masters_of_both_clusters_fail_over_without_a_new_copy() -> Result<()> {
     let masters = cluster.masters()?;
     let dts = migrate(&masters, &target, &state, CLUSTER)?;
     streams(&dts)?;
-    cluster.failover(cluster.replica_of(0)?)?;
-    target.failover(target.replica_of(1)?)?;
+    cluster.failover(0)?;
+    target.failover(1)?;
     load.more(100);
     let heir = cluster.nodes[cluster.replica_of(1)?].port;
     let status = std::process::Command::new("kill").args(["-KILL", &cluster.nodes[1].pid().to_string()]).status()?;

@@ -271,8 +271,8 @@ fn a_cluster_moves_into_a_cluster_over_tls_and_both_fail_over() -> Result<()> {
     ensure!(found["kind"] == "cluster", "{found}");
     let streams = || dts.wait_for("a stream of all shards", |event| event["ready_to_complete"] == true);
     streams()?;
-    source.failover(source.replica_of(0)?)?;
-    target.failover(target.replica_of(1)?)?;
+    source.failover(0)?;
+    target.failover(1)?;
     load.more(200);
     let seen = streams()?;
     load.stop()?;

@@ -251,7 +251,7 @@ fn a_master_that_fails_over_is_followed_to_its_replica_without_a_new_copy() -> R
     let dts = migrate(&masters, &target, &state, CLUSTER)?;
     streams(&dts)?;
     // One hands over, one dies, one stands still.
-    cluster.failover(cluster.replica_of(0)?)?;
+    cluster.failover(0)?;
     load.more(100);
     let heirs = [cluster.replica_of(1)?, cluster.replica_of(2)?].map(|heir| cluster.nodes[heir].port);
     let is_read = |shard: usize, port: u16| {

@@ -85,7 +85,7 @@ fn a_master_of_the_new_side_that_fails_over_is_followed_back_at_its_replica_with
     traffic.pass()?;
     // Clients of this kind do not follow: they have come to their end before.
     let told = traffic.end()?;
-    cluster.failover(cluster.replica_of(0)?)?;
+    cluster.failover(0)?;
     let traffic = Traffic::start(&new, told)?;
     traffic.pass()?;
     site.until_state("TASK_STATE_INCR_SYNC")?;

@@ -16,7 +16,9 @@ const STEP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// After so long without an answer a node counts as failed: short, so that failovers are quick; not so short that a busy
 /// machine makes some.
-const NODE_TIMEOUT_MS: &str = "2500";
+const NODE_TIMEOUT_MS: &str = "4000";
+/// A manual failover is over by then (Redis: CLUSTER_MF_TIMEOUT, 5 s).
+const GIVEN_UP: Duration = Duration::from_secs(7);
 
 /// A running cluster. The first `masters` nodes began as masters, in the order of their slots.
 pub struct Cluster {
@@ -193,13 +195,24 @@ impl Cluster {
         Ok(nodes.into_iter().find(|node| node.has("myself")).context("a node does not know itself")?.id)
     }
 
-    /// Lets a replica take over from its master, gracefully, and waits until every node agrees. Up to 5.0 a master that has
+    /// Lets a replica take over from a master, gracefully, and waits until every node agrees. Up to 5.0 a master that has
     /// never written anything does not let it.
-    pub fn failover(&self, replica: usize) -> Result<()> {
-        redis::cmd("CLUSTER").arg("FAILOVER").exec(&mut self.nodes[replica].connect()?)?;
-        let id = self.id(replica)?;
-        self.until("the replica is a master", || {
-            Ok(self.view()?.iter().any(|node| node.id == id && node.is_master() && !node.slots.is_empty()))
+    pub fn failover(&self, master: usize) -> Result<()> {
+        let id = self.id(master)?;
+        let mut asked: Option<Instant> = None;
+        self.until("a replica is the master", || {
+            let view = self.view()?;
+            if !view.iter().any(|node| node.id == id && node.is_master() && !node.slots.is_empty()) {
+                return Ok(true);
+            }
+            // A replica that gets no majority gives up, and says nothing: operators ask again, and so do we.
+            if asked.is_none_or(|asked| asked.elapsed() > GIVEN_UP)
+                && let Some(replica) = view.iter().find(|node| node.master.as_ref() == Some(&id) && !node.has("fail"))
+            {
+                redis::cmd("CLUSTER").arg("FAILOVER").exec(&mut self.by_port(replica.port)?.connect()?)?;
+                asked = Some(Instant::now());
+            }
+            Ok(false)
         })?;
         self.until_ok()
     }

@@ -61,7 +61,7 @@ impl Eye {
         self.calls = calls;
         let seen = looked.writers.len() as u64;
         // Without a list nobody can tell ours from others.
-        let exact = !looked.we_wrote && !list.is_empty();
+        let exact = !looked.is_shared && !list.is_empty();
         let mut by = looked.writers;
         let writes = if exact { seen.max(since) } else { seen };
         if writes > 0 && by.is_empty() {
