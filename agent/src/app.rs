@@ -55,7 +55,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     let changed = Arc::new(Notify::new());
     let budgets = config.profile.budgets;
     let prober = Prober::start(config.secrets.clone(), changed.clone());
-    let mut holder = Holder::default();
+    let mut holder = Holder::new(changed.clone());
     let leash = holder.leash();
     let mut supervisor = Supervisor::new(&config.state_dir, config.secrets, budgets, changed.clone(), leash);
     let ends = CancellationToken::new();

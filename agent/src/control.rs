@@ -111,13 +111,15 @@ async fn try_session(
         Some(coordinator_message::Message::Welcome(welcome)) => welcome,
         _ => return Err(Status::internal("the coordinator did not say welcome")),
     };
-    holder.welcome(Duration::from_millis(welcome.lease_ttl_ms.into()), asked);
     tracing::info!(agent = us.identity.agent_id, "registered");
     gauge!("dts_agent_session").set(1.0);
     counter!("dts_agent_sessions_total").increment(1);
     backoff.reset();
     let (mut every, mut beat) = (welcome.report_interval_ms, beat(welcome.report_interval_ms));
     let (mut newest, mut told) = (0, 0);
+    let lease = Duration::from_millis(welcome.lease_ttl_ms.into());
+    // Who welcomes us may not know yet what is ours.
+    let mut is_told = false;
     loop {
         tokio::select! {
             message = next(&mut incoming) => match message? {
@@ -132,8 +134,12 @@ async fn try_session(
                     }
                     us.prober.ask(desired.probes.clone());
                     supervisor.reconcile(desired).await;
+                    if !is_told {
+                        holder.told(lease, asked);
+                        is_told = true;
+                    }
                 }
-                Some(coordinator_message::Message::Heard(heard)) => holder.heard(heard.report),
+                Some(coordinator_message::Message::Heard(heard)) if is_told => holder.heard(heard.report),
                 Some(_) => {}
                 None => return Ok(()),
             },
@@ -164,7 +170,7 @@ async fn report(
 ) -> std::result::Result<(), Status> {
     let free_disk_bytes = us.identity.free_disk();
     let (shards, checks) = (supervisor.report(), supervisor.checks());
-    let number = if supervisor.is_on_a_leash() { holder.number() } else { 0 };
+    let number = if supervisor.is_on_a_leash() || holder.is_wanted() { holder.number() } else { 0 };
     let report = Report { shards, checks, free_disk_bytes, reaches: us.prober.news(told), number };
     let message = AgentMessage { message: Some(agent_message::Message::Report(report)) };
     let sent = timeout(CONNECT_TIMEOUT, reports.send(message)).await;

@@ -1,10 +1,13 @@
-//! How long an agent may write where nothing fences it, without a coordinator that has heard of it: until shortly before its shards may be given to
-//! another. By this host's monotonic clock; a host that sleeps does not notice.
+//! How long an agent may do without a coordinator that has heard of it what no fence keeps it from: write where nothing fences, and begin a copy where
+//! no record stands. Until shortly before its shards may be given to another. By this host's monotonic clock; a host that sleeps does not notice.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use dts_common::error::{Code, Error};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 /// Reports that nobody has answered yet; older ones are of no use.
@@ -12,7 +15,18 @@ const UNANSWERED: usize = 64;
 
 /// Until when.
 #[derive(Clone, Debug)]
-pub struct Leash(watch::Receiver<Instant>);
+pub struct Leash {
+    until: watch::Receiver<Instant>,
+    wants: Arc<Wants>,
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Default)]
+struct Wants {
+    by: AtomicUsize,
+    /// Something is to be reported.
+    changed: Arc<Notify>,
+}
 
 /// Who makes it longer.
 #[derive(Debug)]
@@ -22,22 +36,28 @@ pub struct Holder {
     lease: Duration,
     last: u64,
     sent: VecDeque<(u64, Instant)>,
-}
-
-impl Default for Holder {
-    fn default() -> Self {
-        Self { until: watch::channel(Instant::now()).0, lease: Duration::ZERO, last: 0, sent: VecDeque::new() }
-    }
+    wants: Arc<Wants>,
 }
 
 impl Holder {
-    /// For a shard.
-    pub fn leash(&self) -> Leash {
-        Leash(self.until.subscribe())
+    /// `changed` is notified when a report is wanted at once.
+    pub fn new(changed: Arc<Notify>) -> Self {
+        let wants = Arc::new(Wants { changed, ..Wants::default() });
+        Self { until: watch::channel(Instant::now()).0, lease: Duration::ZERO, last: 0, sent: VecDeque::new(), wants }
     }
 
-    /// A coordinator has taken us in, which was asked at `since`.
-    pub fn welcome(&mut self, lease: Duration, since: Instant) {
+    /// For a shard.
+    pub fn leash(&self) -> Leash {
+        Leash { until: self.until.subscribe(), wants: self.wants.clone() }
+    }
+
+    /// True if somebody waits for an answer.
+    pub fn is_wanted(&self) -> bool {
+        self.wants.by.load(Ordering::Relaxed) > 0
+    }
+
+    /// A coordinator has taken us in, which was asked at `since`, and said what is ours.
+    pub fn told(&mut self, lease: Duration, since: Instant) {
         self.lease = lease;
         self.sent.clear();
         self.extend(since);
@@ -77,7 +97,7 @@ impl Holder {
 impl Leash {
     /// Ends when it is over.
     pub async fn over(&self) {
-        let mut until = self.0.clone();
+        let mut until = self.until.clone();
         loop {
             let at = *until.borrow_and_update();
             if at <= Instant::now() {
@@ -92,16 +112,46 @@ impl Leash {
 
     /// True if nothing may be written.
     pub fn is_over(&self) -> bool {
-        *self.0.borrow() <= Instant::now()
+        *self.until.borrow() <= Instant::now()
     }
 
     /// Ends when it is not over.
     pub async fn slack(&self) {
-        let mut until = self.0.clone();
+        if !self.is_over() {
+            return;
+        }
+        let _want = Want::of(&self.wants);
+        let mut until = self.until.clone();
         // Nobody holds it any more: the agent is about to end.
         if until.wait_for(|until| *until > Instant::now()).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Why nothing is begun or written: of no record of the target if `begins`.
+pub fn unheard(begins: bool) -> Error {
+    let why = if begins {
+        "the target has no record of the shard, which may be over: a copy begins when a coordinator says that it is ours"
+    } else {
+        "no coordinator has been heard of for nearly a lease: another agent may soon write to this endpoint, which fences nobody"
+    };
+    Error::new(Code::CoordinatorLost, why)
+}
+
+struct Want<'a>(&'a Wants);
+
+impl<'a> Want<'a> {
+    fn of(wants: &'a Wants) -> Self {
+        wants.by.fetch_add(1, Ordering::Relaxed);
+        wants.changed.notify_one();
+        Self(wants)
+    }
+}
+
+impl Drop for Want<'_> {
+    fn drop(&mut self) {
+        self.0.by.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -115,10 +165,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_counts_from_when_a_report_that_was_heard_was_sent() {
-        let mut holder = Holder::default();
+        let mut holder = Holder::new(Arc::default());
         let leash = holder.leash();
         assert!(leash.is_over(), "nobody has heard of us");
-        holder.welcome(Duration::from_secs(10), Instant::now());
+        holder.told(Duration::from_secs(10), Instant::now());
         assert!(!leash.is_over());
         advance(Duration::from_secs(5)).await;
         let first = holder.number();
@@ -135,5 +185,21 @@ mod tests {
         holder.heard(first);
         advance(Duration::from_secs(2)).await;
         assert!(leash.is_over(), "an answer that comes twice counts once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_answer_has_a_report_sent_at_once() {
+        let changed = Arc::new(Notify::new());
+        let mut holder = Holder::new(changed.clone());
+        holder.told(Duration::from_secs(10), Instant::now());
+        advance(Duration::from_secs(9)).await;
+        let leash = holder.leash();
+        let waits = tokio::spawn(async move { leash.slack().await });
+        changed.notified().await;
+        assert!(holder.is_wanted());
+        let number = holder.number();
+        holder.heard(number);
+        waits.await.unwrap();
+        assert!(!holder.is_wanted());
     }
 }

@@ -77,7 +77,7 @@ pub struct Job {
     pub mends: Mends,
     /// Keeps the target to the task.
     pub guard: Guard,
-    /// How long may be written where nothing fences us.
+    /// How long may be written where nothing fences us, or begun where nothing says that we may.
     pub leash: Leash,
     /// As whom the data is written, if not as our login: fence F4.
     pub user: Option<Arc<EpochUser>>,
@@ -254,7 +254,7 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
     match &facts.destination {
         Destination::Standalone(target) => {
             let (writer, record) =
-                target::claim(target.clone(), job.user.clone(), &job.shard, job.epoch, retry, pace).await?;
+                target::claim(target.clone(), job.user.clone(), &job.shard, job.epoch, &job.leash, retry, pace).await?;
             Ok((Writer::Standalone(Box::new(writer)), record))
         }
         Destination::Routed(endpoint) => {
@@ -266,8 +266,8 @@ async fn claim(job: &Job, facts: &Facts, retry: Retry, pace: Throttle) -> Result
         }
         Destination::Cluster(seed) => {
             let (shard, epoch, user, seed) = (job.shard.clone(), job.epoch, job.user.clone(), seed.clone());
-            let scope = Scope::of(&facts.owner);
-            let to = cluster::Job { shard, epoch, user, seed, pace, scope, skip: job.skip_cross_slot };
+            let (scope, leash) = (Scope::of(&facts.owner), job.leash.clone());
+            let to = cluster::Job { shard, epoch, user, seed, pace, scope, leash, skip: job.skip_cross_slot };
             let (writer, record) = cluster::claim(to, retry).await?;
             Ok((Writer::Cluster(Box::new(writer)), record))
         }

@@ -67,9 +67,16 @@ impl Retry {
         }
     }
 
-    /// Nothing has failed, but the stage waits for what `error` says; `None`: no more.
-    pub fn waits(&self, error: Option<Error>) {
-        self.trouble.send_replace(error);
+    /// Nothing has failed, but the stage waits, for as long as it takes, until this ends; gives `error`, its reason, back if the stage is cancelled.
+    pub async fn until<T>(&self, error: Error, ends: impl Future<Output = T>) -> Result<T> {
+        tracing::warn!(%error, "waiting");
+        self.trouble.send_replace(Some(error.clone()));
+        let ended = tokio::select! {
+            ended = ends => ended,
+            () = self.cancel.cancelled() => return Err(error),
+        };
+        self.trouble.send_replace(None);
+        Ok(ended)
     }
 }
 

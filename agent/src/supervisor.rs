@@ -348,7 +348,7 @@ mod tests {
             Secrets::default(),
             Budgets::default(),
             Arc::default(),
-            crate::leash::Holder::default().leash(),
+            crate::leash::Holder::new(Arc::default()).leash(),
         );
         let end = |port| v1::Endpoint { host: "h".into(), port, ..v1::Endpoint::default() };
         let all: Vec<_> = (1..=3).map(end).collect();

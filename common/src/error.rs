@@ -149,7 +149,7 @@ table! {
     SpoolFull, "SPOOL_FULL", Agent, false, "give the spool more disk (spool_disk_bytes or a larger volume), or a faster target";
     /// The agent's disk failed.
     AgentDisk, "AGENT_DISK", Agent, false, "check the state directory's volume: space, permissions, errors";
-    /// The agent has no coordinator, and nothing fences its target.
+    /// No coordinator has heard of the agent for nearly a lease, and nothing on the target says that it may write there.
     CoordinatorLost, "COORDINATOR_LOST", Agent, true, "nothing is lost, and it goes on by itself when the agent reaches a coordinator again: check the network between them";
     /// No agent can take a shard.
     NoAgent, "NO_AGENT", Agent, true, "start an agent that fits, and check that it reaches the coordinator; `dts fleet list` shows labels, room and who is cordoned";

@@ -97,10 +97,15 @@ impl Desk {
 
     /// An agent that says all that it can in a file.
     pub(crate) fn talking_agent(&mut self, name: &str, log: &Path) -> Result<()> {
-        let (address, state) = (self.address.clone(), self.path(name));
+        self.talking_agent_at(&self.address.clone(), name, log)
+    }
+
+    /// The same, with another way to the coordinator.
+    pub(crate) fn talking_agent_at(&mut self, address: &str, name: &str, log: &Path) -> Result<()> {
+        let state = self.path(name);
         let mut command = Command::new(dts_tests::dts::binary()?);
         command
-            .args(["agent", "--name", name, "--coordinator", &address, "--state-dir", &state])
+            .args(["agent", "--name", name, "--coordinator", address, "--state-dir", &state])
             .env("DTS_LOG", "trace");
         self.agents.push(Role::logging(&mut command, log)?);
         until("the agent", || {

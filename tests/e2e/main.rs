@@ -24,6 +24,7 @@ mod fleet;
 mod guard;
 mod input;
 mod json_api;
+mod leash;
 mod life;
 mod many_into_cluster;
 mod metrics;

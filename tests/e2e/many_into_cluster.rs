@@ -173,9 +173,12 @@ fn masters_of_both_clusters_fail_over_without_a_new_copy() -> Result<()> {
     cluster.failover(0)?;
     target.failover(1)?;
     load.more(100);
+    load.stop()?;
+    cluster.until_even(1)?;
     let heir = cluster.nodes[cluster.replica_of(1)?].port;
     let status = std::process::Command::new("kill").args(["-KILL", &cluster.nodes[1].pid().to_string()]).status()?;
     ensure!(status.success());
+    let load = Spread::start(client_of(&cluster)?);
     let address = format!("127.0.0.1:{heir}");
     let seen = dts.wait_for("the heir to be read", |event| {
         event["shards"][1]["reading_from"] == address && event["ready_to_complete"] == true

@@ -260,10 +260,14 @@ fn a_master_that_fails_over_is_followed_to_its_replica_without_a_new_copy() -> R
             event["shards"][shard]["reading_from"] == address && event["ready_to_complete"] == true
         })
     };
+    load.stop()?;
+    cluster.until_even(1)?;
     signal(&cluster.nodes[1], "-KILL")?;
+    let load = Spread::start(client_of(&cluster)?);
     is_read(1, heirs[0])?;
     load.more(100);
     load.stop()?;
+    cluster.until_even(2)?;
     signal(&cluster.nodes[2], "-STOP")?;
     let seen = is_read(2, heirs[1])?;
     ensure!(seen["copy_number"] == 1, "{seen}");

@@ -217,6 +217,13 @@ impl Cluster {
         self.until_ok()
     }
 
+    /// Waits until the replica of a master has all that it wrote: what a replica of ours has and the heir does not is copied again, rightly.
+    pub fn until_even(&self, master: usize) -> Result<()> {
+        let heir = &self.nodes[self.replica_of(master)?];
+        let master = &self.nodes[master];
+        self.until("an even replica", || Ok(master.info("master_repl_offset")? == heir.info("master_repl_offset")?))
+    }
+
     /// Begins to move a slot: keys that are not there are asked for at the other node from now on.
     pub fn begin_move(&self, slot: u16, to: usize) -> Result<()> {
         let from = self.owner(slot)?;

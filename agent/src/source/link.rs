@@ -194,9 +194,6 @@ impl Link<'_> {
         }
         let message =
             format!("waiting for {} to begin its snapshot: it may be saving for somebody else", self.endpoint);
-        self.retry.waits(Some(Error::new(Code::SourceBusy, message)));
-        let answer = answer.await;
-        self.retry.waits(None);
-        answer
+        self.retry.until(Error::new(Code::SourceBusy, message), answer).await?
     }
 }

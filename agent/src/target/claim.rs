@@ -19,6 +19,7 @@ use super::writer::Writer;
 use super::{Checkpoint, Phase, fence, reserved_key};
 use crate::client::Info;
 use crate::endpoint::Endpoint;
+use crate::leash::{Leash, unheard};
 use crate::limits::Throttle;
 use crate::retry::Retry;
 
@@ -27,25 +28,34 @@ const RACES: u32 = 64;
 /// A claim raises the record's sequence by two, a transaction by one: whoever finds a record knows which it was.
 pub(super) const CLAIM_STEP: u64 = 2;
 
-/// Claims the shard on the target; gives a writer, and the record that stood there.
+/// Claims the shard on the target; gives a writer, and the record that stood there. Where none stands the shard may be over, and this leash decides.
 pub async fn claim(
     endpoint: Endpoint,
     user: Option<Arc<EpochUser>>,
     shard: &ShardId,
     epoch: Epoch,
+    leash: &Leash,
     mut retry: Retry,
     pace: Throttle,
 ) -> Result<(Writer, Option<Checkpoint>)> {
     let keys = Keys::of(shard);
-    let door = Door { endpoint, user, claimed: false };
+    let mut door = Door { endpoint, user, claimed: false };
     loop {
-        match raise(&door, &keys, epoch).await {
+        let raised = async {
+            door.claimed = leash.is_over();
+            if door.claimed && watched(&mut Connection::open(&door.endpoint).await?, &keys, epoch).await?.is_none() {
+                return Err(unheard(true));
+            }
+            raise(&door, &keys, epoch).await
+        };
+        match raised.await {
             Ok(raised) => {
                 retry.succeeded();
                 let before = raised.before.clone();
                 let door = Door { claimed: true, ..door };
                 return Ok((Writer::new(door, keys, raised, retry, pace), before));
             }
+            Err(error) if error.code == Code::CoordinatorLost => retry.until(error, leash.slack()).await?,
             Err(error) => retry.wait(error).await?,
         }
     }

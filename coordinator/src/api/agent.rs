@@ -124,8 +124,11 @@ async fn session<S: Store>(
             message = incoming.message() => match message {
                 Ok(Some(AgentMessage { message: Some(Message::Report(report)) })) => {
                     let number = report.number;
-                    match engine.report(&register.agent_id, report).await {
-                        Ok(()) if number > 0 && answered.elapsed() >= lease_ttl / ANSWERS => {
+                    let taken = engine.report(&register.agent_id, report).await;
+                    // Whoever is answered has been told what is its own; a later report is answered.
+                    let is_told = !told.has_changed().unwrap_or(true);
+                    match taken {
+                        Ok(()) if number > 0 && is_told && answered.elapsed() >= lease_ttl / ANSWERS => {
                             answered = Instant::now();
                             let heard = coordinator_message::Message::Heard(Heard { report: number });
                             // With no room the agent has other things to read, and a later report is answered.

@@ -14,6 +14,7 @@ use super::topology::Topology;
 use super::writer::Writer;
 use super::{Job, Scope, record};
 use crate::endpoint::Endpoint;
+use crate::leash::{Leash, unheard};
 use crate::retry::Retry;
 use crate::target::claim::{CLAIM_STEP, fenced};
 use crate::target::session::rewound;
@@ -27,7 +28,7 @@ pub async fn claim(job: Job, mut retry: Retry) -> Result<(Writer, Option<Checkpo
     let identity =
         Identity { shard: job.shard.clone(), epoch: job.epoch, shared: job.scope.is_shared(), user: job.user.clone() };
     loop {
-        match raise(&job.seed, &identity, &job.scope).await {
+        match raise(&job, &identity).await {
             Ok(raised) => {
                 retry.succeeded();
                 if let Some(user) = &job.user {
@@ -38,6 +39,7 @@ pub async fn claim(job: Job, mut retry: Retry) -> Result<(Writer, Option<Checkpo
                 let writer = Writer::new(job, identity, raised.topology, raised.records, before.as_ref(), retry);
                 return Ok((writer, before));
             }
+            Err(error) if error.code == Code::CoordinatorLost => retry.until(error, job.leash.slack()).await?,
             Err(error) => retry.wait(error).await?,
         }
     }
@@ -50,8 +52,8 @@ struct Raised {
     before: bool,
 }
 
-async fn raise(seed: &[Endpoint], identity: &Identity, scope: &Scope) -> Result<Raised> {
-    rewrite(seed, identity, scope, |found| raised(found, identity)).await
+async fn raise(job: &Job, identity: &Identity) -> Result<Raised> {
+    rewrite(&job.seed, identity, &job.scope, Some(&job.leash), |found| raised(found, identity)).await
 }
 
 /// Leaves records in every slot of the scope as if the shard had come so far: the task goes on from there.
@@ -66,14 +68,15 @@ pub async fn leave(seed: &[Endpoint], shard: &ShardId, epoch: Epoch, scope: &Sco
             Ok(Checkpoint { holder, epoch, sequence, copy: 0, phase: phase.clone() })
         }
     };
-    rewrite(seed, &identity, scope, left).await.map(drop)
+    rewrite(seed, &identity, scope, None, left).await.map(drop)
 }
 
-/// Writes all records anew, until what was written is what stands there.
+/// Writes all records anew, until what was written is what stands there. Where there is none, not when this leash is over.
 async fn rewrite(
     seed: &[Endpoint],
     identity: &Identity,
     scope: &Scope,
+    leash: Option<&Leash>,
     anew: impl Fn(Option<&Checkpoint>) -> Result<Checkpoint>,
 ) -> Result<Raised> {
     let topology = whole(seed).await?;
@@ -81,6 +84,9 @@ async fn rewrite(
     let slots = scope.slots();
     let mut found = links.read(&topology, &slots).await?;
     let before = found.iter().any(Option::is_some);
+    if !before && leash.is_some_and(Leash::is_over) {
+        return Err(unheard(true));
+    }
     for _ in 0..RACES {
         let next: Vec<Checkpoint> = found.iter().map(|record| anew(record.as_ref())).collect::<Result<_>>()?;
         let swaps =

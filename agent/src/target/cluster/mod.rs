@@ -23,6 +23,7 @@ pub use topology::Topology;
 pub use writer::Writer;
 
 use crate::endpoint::Endpoint;
+use crate::leash::Leash;
 use crate::limits::Throttle;
 use crate::target::EpochUser;
 
@@ -41,6 +42,8 @@ pub struct Job {
     pub pace: Throttle,
     /// The slots that it writes.
     pub scope: Scope,
+    /// Begins nothing when it is over.
+    pub leash: Leash,
     /// What cannot be done exactly is left out and counted, instead of stopping the shard.
     pub skip: bool,
 }

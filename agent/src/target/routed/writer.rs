@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::waves::{Step, Waves};
 use super::{Job, ahead_key};
+use crate::leash::unheard;
 use crate::retry::Retry;
 use crate::route::Commit;
 use crate::target::claim::fenced;
@@ -196,7 +197,7 @@ impl Writer {
                 None => Err(no_connection()),
                 Some(connection) => tokio::select! {
                     biased;
-                    () = self.job.leash.over() => Err(unleashed()),
+                    () = self.job.leash.over() => Err(unheard(false)),
                     asked = connection.exchange(bytes, count, |_, reply| answers.push(reply)) => asked,
                 },
             };
@@ -221,11 +222,7 @@ impl Writer {
         let mut error = error;
         loop {
             match error.code {
-                Code::CoordinatorLost => {
-                    self.retry.waits(Some(error));
-                    self.job.leash.slack().await;
-                    self.retry.waits(None);
-                }
+                Code::CoordinatorLost => self.retry.until(error, self.job.leash.slack()).await?,
                 _ => self.retry.wait(error).await?,
             }
             let opened = async {
@@ -308,7 +305,7 @@ impl Writer {
         };
         let done: Result<()> = tokio::select! {
             biased;
-            () = self.job.leash.over() => Err(unleashed()),
+            () = self.job.leash.over() => Err(unheard(false)),
             (sent, read) = async { tokio::join!(sending, reading) } => { let read: Result<()> = read; read.and(sent) }
         };
         (answers, done.err())
@@ -358,11 +355,6 @@ fn not_claimed_after(found: &Reply, ours: &Checkpoint) -> Result<()> {
 
 fn no_connection() -> Error {
     Error::new(Code::TargetLost, "there is no connection to the endpoint")
-}
-
-fn unleashed() -> Error {
-    let message = "no coordinator has been heard of for nearly a lease: another agent may soon write to this endpoint, which fences nobody";
-    Error::new(Code::CoordinatorLost, message)
 }
 
 fn is_outage(text: &str) -> bool {
