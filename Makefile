@@ -24,6 +24,7 @@ test: setup build
 chaos: setup build
 	target/debug/chaos --faults 220 $(CHAOS)
 	target/debug/chaos --faults 220 --target cluster $(CHAOS)
+	for target in standalone cluster; do target/debug/chaos --faults 60 --target $$target --fence user $(CHAOS) || exit; done
 	! target/debug/chaos --faults 5 --only agent-frozen --unfenced
 
 # Coverage-guided, every decoder of what a source sends, FUZZ_SECONDS each; what breaks one stands in target/fuzz/findings.

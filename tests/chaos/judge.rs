@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dts_tests::oracle::{assert_equal_nodes, assert_equal_values};
 use serde_json::Value;
 
+use crate::users;
 use crate::world::World;
 
 fn number(value: &Value) -> u64 {
@@ -19,6 +20,9 @@ pub(crate) fn equal_at_rest(world: &mut World, after: &str) -> Result<()> {
         ensure!(applied >= goal && task["readyToComplete"] == true, "{applied} of {goal}: {task}");
         Ok(())
     })?;
+    if world.users {
+        users::of_this_epoch_only(world, after)?;
+    }
     assert_equal_values(&[&world.source], &world.target_nodes()?).with_context(|| format!("after {after}"))
 }
 
@@ -34,6 +38,9 @@ pub(crate) fn ends_clean(world: &mut World) -> Result<()> {
     for server in world.target_nodes()? {
         let left: Vec<String> = redis::cmd("KEYS").arg("__dts:*").query(&mut server.connect()?)?;
         ensure!(left.is_empty(), "left on the target: {left:?}");
+    }
+    if world.users {
+        users::none_left(world)?;
     }
     world.until("no connection of ours on the source", |world| match world.source.info("connected_slaves")?.as_str() {
         "0" => Ok(()),

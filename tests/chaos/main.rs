@@ -1,12 +1,14 @@
 //! Faults, one after the other, on a whole fleet that moves non-idempotent traffic: etcd of three members, two coordinators, three agents, each
 //! of ours in a network namespace of its own. After every fault the target has to hold exactly what the source holds.
 //!
-//! `chaos [--faults N] [--seed S] [--target standalone|cluster] [--only FAULT] [--unfenced]`: prints the seed, a line a fault, and at the end a
-//! table of recovery times. `--unfenced` switches the fence off (debug builds only): then the run has to fail.
+//! `chaos [--faults N] [--seed S] [--target standalone|cluster] [--fence auto|user] [--only FAULT] [--unfenced]`: prints the seed, a line a fault,
+//! and at the end a table of recovery times. `--fence user` asks for a user of the target for every epoch (F4), and looks after these users too.
+//! `--unfenced` switches the fence off (debug builds only): then the run has to fail.
 
 mod fault;
 mod judge;
 mod net;
+mod users;
 mod world;
 
 use std::time::Instant;
@@ -25,6 +27,7 @@ pub(crate) struct Plan {
     faults: usize,
     seed: u64,
     cluster: bool,
+    users: bool,
     only: Option<Fault>,
     unfenced: bool,
 }
@@ -32,7 +35,7 @@ pub(crate) struct Plan {
 impl Plan {
     fn from_arguments(arguments: &[String]) -> Result<Self> {
         let seed = rand::rng().random();
-        let mut plan = Self { faults: 10, seed, cluster: false, only: None, unfenced: false };
+        let mut plan = Self { faults: 10, seed, cluster: false, users: false, only: None, unfenced: false };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -40,6 +43,13 @@ impl Plan {
                 "--faults" => plan.faults = value()?.parse()?,
                 "--seed" => plan.seed = value()?.parse()?,
                 "--target" => plan.cluster = value()? == "cluster",
+                "--fence" => {
+                    plan.users = match value()?.as_str() {
+                        "user" => true,
+                        "auto" => false,
+                        other => bail!("{other} is none of auto, user"),
+                    }
+                }
                 "--only" => {
                     let name = value()?;
                     let found = KINDS.iter().find(|fault| fault.name() == *name);

@@ -14,8 +14,8 @@ use dts_tests::server::{Server, root, signal};
 use dts_tests::spread_load::SpreadLoad;
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::net::{HUB, Net, address};
+use crate::{Plan, users};
 
 /// The hosts of ours, in the order of their addresses.
 pub(crate) const HOSTS: [&str; 5] = ["c1", "c2", "a1", "a2", "a3"];
@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) etcd: Etcd,
     processes: Vec<(&'static str, Option<Child>)>,
     pub(crate) dir: tempfile::TempDir,
+    /// The task writes as a user of the target for every epoch.
+    pub(crate) users: bool,
     unfenced: bool,
     task: String,
 }
@@ -52,18 +54,19 @@ impl World {
         let long = ["--repl-backlog-size", "64mb", "--repl-diskless-sync-delay", "0"];
         let durable = ["--appendonly", "yes", "--appendfsync", "everysec"];
         let source = Server::start("redis-7.0", &[&open[..], &long[..]].concat())?;
+        let people = if plan.users { &users::OPTIONS[..] } else { &[] };
         let target = if plan.cluster {
             let announced = ["--cluster-announce-ip", HUB];
-            Target::Cluster(Cluster::start("redis-7.0", 3, 1, &[&open[..], &announced[..]].concat())?)
+            Target::Cluster(Cluster::start("redis-7.0", 3, 1, &[&open[..], &announced, people].concat())?)
         } else {
-            Target::Standalone(Box::new(Server::start("redis-7.0", &[&open[..], &durable[..]].concat())?))
+            Target::Standalone(Box::new(Server::start("redis-7.0", &[&open[..], &durable, people].concat())?))
         };
         let etcd = Etcd::start_at(HUB, 3)?;
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("seal.key"), [7; 32])?;
         let processes = HOSTS.iter().map(|host| (*host, None)).collect();
-        let mut world =
-            Self { net, source, target, etcd, processes, dir, unfenced: plan.unfenced, task: String::new() };
+        let (users, unfenced) = (plan.users, plan.unfenced);
+        let mut world = Self { net, source, target, etcd, processes, dir, users, unfenced, task: String::new() };
         ensure!(Path::new(FAKETIME).exists(), "no {FAKETIME}: run `make setup`");
         for host in HOSTS {
             if host.starts_with('a') {
@@ -178,15 +181,24 @@ impl World {
             Target::Standalone(server) => server.port,
             Target::Cluster(cluster) => cluster.nodes[0].port,
         };
-        let spec = json!({"request_id": "chaos", "spec": {
+        let mut spec = json!({"request_id": "chaos", "spec": {
             "name": "chaos", "mode": "MODE_SYNC",
             "sources": [{"host": HUB, "port": self.source.port}],
             "target": {"host": HUB, "port": target},
             "limits": {"retry_window_seconds": 300, "spool_memory_bytes": 1 << 20},
         }});
+        if self.users {
+            spec["spec"]["target_fence"] = json!("TARGET_FENCE_USER");
+            spec["spec"]["target"]["credential"] = users::credential();
+        }
         let created = self.until("a task", |world| world.call("TaskService", "CreateTask", &spec))?;
         self.task = created["id"].as_str().context("an id")?.to_owned();
         self.until("its start", |world| world.ask("StartTask").map(drop))
+    }
+
+    /// The id of the task.
+    pub(crate) fn task(&self) -> &str {
+        &self.task
     }
 
     /// Asks something of the task.
@@ -237,6 +249,14 @@ impl World {
         match &self.target {
             Target::Standalone(server) => Ok(vec![server]),
             Target::Cluster(cluster) => cluster.masters(),
+        }
+    }
+
+    /// Replicas too.
+    pub(crate) fn all_target_nodes(&self) -> Vec<&Server> {
+        match &self.target {
+            Target::Standalone(server) => vec![server],
+            Target::Cluster(cluster) => cluster.nodes.iter().collect(),
         }
     }
 

@@ -28,6 +28,14 @@ fn ten_faults_on_a_fleet_lose_nothing_and_double_nothing_on_a_cluster() -> Resul
 }
 
 #[test]
+fn agents_that_are_frozen_while_they_write_as_users_of_a_cluster_double_nothing_and_leave_no_user() -> Result<()> {
+    let arguments = ["--faults", "4", "--target", "cluster", "--fence", "user", "--only", "agent-frozen"];
+    let (succeeded, said) = chaos(&arguments)?;
+    ensure!(succeeded && said.contains("4 faults, nothing lost"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn without_the_fence_the_same_faults_are_seen_to_double_or_lose_something() -> Result<()> {
     let (succeeded, said) = chaos(&["--faults", "5", "--only", "agent-frozen", "--unfenced"])?;
     let differs = ["differs", "is missing on the target", "is only on the target"];

@@ -126,6 +126,13 @@ pub(super) const CHECK: &[Item] = &[
         "let the user run what the message names",
     ),
     item(
+        "dst.reload",
+        Warns,
+        15,
+        "the target has its transactions again when it is restarted",
+        "let the user default run everything, and switch it off or give it a password; or take a release that loads its file with all rights",
+    ),
+    item(
         "dst.eviction",
         Warns,
         15,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::item::{CHECK, Found, Item, TEST};
 use super::rates::{Ways, Writes};
-use super::{backlog, data, network, rights, room, server, target, traffic};
+use super::{backlog, data, network, reload, rights, room, server, target, traffic};
 use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::pipeline::Job;
@@ -116,6 +116,7 @@ async fn at(id: &str, shard: &Shard<'_>) -> Found {
         "dst.rights" => Found::asked(rights::of_target(shard).await),
         "dst.eviction" => server::eviction(shard).await,
         "dst.accepts" => target::accepts(shard).await,
+        "dst.reload" => reload::has_all(shard).await,
         "dst.slots" => target::rests(shard).await,
         "dst.writers" => target::others(shard).await,
         "dst.fence" => target::fence(shard).await,

@@ -7,6 +7,7 @@ mod item;
 mod look;
 mod network;
 mod rates;
+mod reload;
 mod rights;
 mod room;
 mod run;

@@ -66,13 +66,13 @@ pub(super) async fn of_target(shard: &Shard<'_>) -> Result<Found> {
     let of = version(&mut to, Side::Target).await?;
     let names: Vec<String> = WRITES.iter().map(|command| String::from_utf8_lossy(command[0]).to_lowercase()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let lacks = |what: &str, missing: Vec<&str>| {
+    let lacks = |what: &str, missing: Vec<String>| {
         let message = format!("the target {what} {}", missing.join(", ").to_uppercase());
         Found::Failed(Error::new(Code::TargetPermission, message).into())
     };
     if let Some(known) = known(&mut to, &names).await? {
-        let missing: Vec<&str> =
-            names.iter().zip(&known).filter(|(_, known)| !**known).map(|(name, _)| *name).collect();
+        let missing: Vec<String> =
+            names.iter().zip(&known).filter(|(_, known)| !**known).map(|(name, _)| (*name).to_owned()).collect();
         if !missing.is_empty() {
             return Ok(lacks("does not know", missing));
         }
@@ -80,19 +80,32 @@ pub(super) async fn of_target(shard: &Shard<'_>) -> Result<Found> {
     if !of.at_least(6, 0) {
         return Ok(Found::fine());
     }
+    Ok(match own(&mut to).await? {
+        Some(user) => match refused(&mut to, &of, &user).await? {
+            Some(refused) if refused.is_empty() => Found::fine(),
+            Some(refused) => lacks("does not let this user run", refused),
+            None => unasked(),
+        },
+        None => unasked(),
+    })
+}
+
+fn unasked() -> Found {
+    // The first batch would be refused, before anything was written.
+    Found::unknown("the user may not ask what it may do on the target").weighing(Severity::Informs)
+}
+
+/// What of a batch this user may not run; `None`: that may not be asked.
+pub(super) async fn refused(client: &mut Client, of: &ServerVersion, user: &str) -> Result<Option<Vec<String>>> {
     let mut refused = Vec::new();
-    for (name, command) in names.iter().zip(WRITES) {
-        match may_dry(&mut to, &of, command).await? {
+    for command in WRITES {
+        match judged(client, of, user, command).await? {
             Some(true) => {}
-            Some(false) => refused.push(*name),
-            None => {
-                let unknown = Found::unknown("the user may not ask what it may do on the target");
-                // The first batch would be refused, before anything was written.
-                return Ok(unknown.weighing(Severity::Informs));
-            }
+            Some(false) => refused.push(String::from_utf8_lossy(command[0]).into_owned()),
+            None => return Ok(None),
         }
     }
-    Ok(if refused.is_empty() { Found::fine() } else { lacks("does not let this user run", refused) })
+    Ok(Some(refused))
 }
 
 /// Which of them the server knows by these names; `None`: it may not be asked.
@@ -126,11 +139,22 @@ async fn may(client: &mut Client, of: &ServerVersion, command: &[&[u8]]) -> Resu
 }
 
 async fn may_dry(client: &mut Client, of: &ServerVersion, command: &[&[u8]]) -> Result<Option<bool>> {
+    match own(client).await? {
+        Some(user) => judged(client, of, &user, command).await,
+        None => Ok(None),
+    }
+}
+
+/// Who we are there.
+async fn own(client: &mut Client) -> Result<Option<String>> {
+    let reply = client.ask(&[b"ACL", b"WHOAMI"]).await?;
+    Ok(reply.as_str().filter(|_| !matches!(reply, BytesFrame::Error(_))).map(str::to_owned))
+}
+
+async fn judged(client: &mut Client, of: &ServerVersion, user: &str, command: &[&[u8]]) -> Result<Option<bool>> {
     if !of.at_least(7, 0) {
         return Ok(None);
     }
-    let reply = client.ask(&[b"ACL", b"WHOAMI"]).await?;
-    let Some(user) = reply.as_str().filter(|_| !matches!(reply, BytesFrame::Error(_))) else { return Ok(None) };
     let ask: Vec<&[u8]> = [&[&b"ACL"[..], b"DRYRUN", user.as_bytes()][..], command].concat();
     let judged = client.ask(&ask).await?;
     Ok(match &judged {

@@ -147,7 +147,7 @@ pub(super) async fn fence(shard: &Shard<'_>) -> Found {
 fn not_to_be_had(why: Error) -> Found {
     let message = format!("F4 (--target-fence user) is not to be had: {}", why.message);
     Found::Failed(Error { message, ..why }.into()).weighing(Severity::Blocks).mended_by(
-        "let our login run ACL, let nobody write who has not logged in (a password for the user default, or no writes), take a target of 6.0 or newer; or take --target-fence auto",
+        "let our login run ACL, let nobody write who has not logged in (switch the user default off, or give it a password), take a target of 6.0 or newer; or take --target-fence auto",
     )
 }
 

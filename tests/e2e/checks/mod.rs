@@ -4,6 +4,7 @@ mod clusters;
 mod hosts;
 mod pair;
 mod plan;
+mod reload;
 
 use std::path::Path;
 use std::sync::Arc;
