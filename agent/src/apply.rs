@@ -2,6 +2,9 @@
 //! this driver; it alone decides what is written next. Dropping it at any await loses nothing that the target's record
 //! does not know to be missing.
 
+mod copy;
+mod delete;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,25 +16,20 @@ use dts_common::selection::Selection;
 use dts_proto::v1::{Directive, ShardPhase};
 use tokio::sync::watch;
 
+use self::copy::Copying;
 use crate::complete::Marker;
 use crate::endpoint::Endpoint;
 use crate::mend::Mends;
 use crate::outlet::Outlet;
-use crate::route::{
-    Clear, Commit, Dialect, Fingerprinter, Held, Progress, Scripts, SnapshotEncoder, Strays, StreamEncoder,
-};
+use crate::route::{Dialect, Held, Progress, Scripts, StreamEncoder};
 use crate::source::Record;
 use crate::spool;
 use crate::status::Board;
-use crate::sweep::{self, KeyIndex, Scan};
-use crate::target::cluster::SlotRecords;
 use crate::target::{Destination, reserved_key};
-use crate::topology::{Others, Owner, Proof, Topology};
+use crate::topology::{Owner, Proof, Topology};
 
 /// How long a batch waits for the target to have room before more is gathered.
 const GATHER: Duration = Duration::from_millis(5);
-/// Of the name of a key.
-const LONGEST_SHOWN: usize = 64;
 
 /// What stays the same for one attempt.
 #[derive(Clone, Debug)]
@@ -96,15 +94,6 @@ pub(crate) enum Mode {
     Copying(Box<Copying>),
     /// The snapshot is written, the stream follows.
     Streaming(Box<StreamEncoder>),
-}
-
-/// A full copy.
-pub(crate) struct Copying {
-    encoder: SnapshotEncoder,
-    /// What the snapshot holds, if the target may hold keys that it does not.
-    index: Option<(KeyIndex, Fingerprinter)>,
-    history: Option<ReplicationId>,
-    offset: u64,
 }
 
 /// The driver.
@@ -216,18 +205,7 @@ impl Driver {
     pub(crate) async fn take(&mut self, record: Record) -> Result<()> {
         match record {
             Record::SnapshotBegin { history, offset, .. } => self.begin_copy(history, offset).await,
-            Record::Snapshot(bytes) => {
-                let Mode::Copying(copying) = &mut self.mode else { return Err(out_of_order("snapshot bytes")) };
-                copying.encoder.in_pieces_of(self.outlet.piece());
-                copying.encoder.feed(&bytes)?;
-                if let Some((index, _)) = &mut copying.index {
-                    index.add(&copying.encoder.take_fingerprints())?;
-                }
-                while let Some(chunk) = copying.encoder.next_chunk(false) {
-                    self.outlet.send(chunk).await?;
-                }
-                Ok(())
-            }
+            Record::Snapshot(bytes) => self.copy_on(&bytes).await,
             Record::SnapshotEnd => self.end_copy().await,
             Record::Renamed(history) => {
                 if let Mode::Streaming(encoder) = &mut self.mode {
@@ -267,76 +245,6 @@ impl Driver {
         }
     }
 
-    /// Deletes every key that this shard moves, and no other. Cut off and begun again it ends the same: the position stays before it, and slots
-    /// of a cluster that were brought further are left alone.
-    async fn clear(&mut self, clear: Clear) -> Result<()> {
-        self.outlet.settled().await?;
-        let destination = self.context.destination.clone();
-        loop {
-            let parts = destination.parts().await?;
-            let mut walked = Ok(());
-            for server in &parts.servers {
-                walked = self.clear_one(server, &clear).await;
-                if walked.is_err() {
-                    break;
-                }
-            }
-            self.outlet.settled().await?;
-            match walked {
-                Ok(()) if destination.is_still(&parts).await? => return Ok(()),
-                Err(error) if !destination.has_moved(&error) => return Err(error),
-                // Keys that changed their place meanwhile may not have been seen.
-                _ => {}
-            }
-        }
-    }
-
-    async fn clear_one(&mut self, server: &Endpoint, clear: &Clear) -> Result<()> {
-        let mut scan = Scan::open(server, |_| true).await?;
-        while let Some(mut page) = scan.next_page().await? {
-            let Context { owner, selection, .. } = &self.context;
-            page.keys.retain(|key| owner.may_own(key) && selection.holds(page.db, key));
-            if clear.databases.contains(&page.db) && !page.keys.is_empty() {
-                self.delete(&page, Some(clear.offset), clear.commit.clone()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// `offset`: where the stream asked for it.
-    async fn delete(&mut self, page: &sweep::Page, offset: Option<u64>, commit: Commit) -> Result<u64> {
-        if self.context.owner == Owner::Unnamed {
-            return self.delete_unclaimed(page, offset).await.map_err(|error| match error.code {
-                // Another source, not ours: waiting for it is not our source's outage.
-                Code::SourceLost | Code::SourceUnreachable => Error::new(Code::SourceBusy, error.message),
-                _ => error,
-            });
-        }
-        self.outlet.send(sweep::delete_chunk(page, offset, commit)).await?;
-        Ok(u64::try_from(page.keys.len()).unwrap_or(u64::MAX))
-    }
-
-    async fn delete_unclaimed(&mut self, page: &sweep::Page, offset: Option<u64>) -> Result<u64> {
-        self.outlet.settled().await?;
-        let Context { shard, epoch, topology, selection, .. } = &self.context;
-        let source_db = selection.source_db(page.db).unwrap_or(page.db);
-        let mut others = Others::connect(topology.others(shard.index), page.db, source_db).await?;
-        match &self.context.destination {
-            Destination::Standalone(target) => {
-                let key = reserved_key(shard, "position");
-                let record = self.outlet.record().map(|record| record.encode()).unwrap_or_default();
-                others.delete_unclaimed(target, (&key, &record), &page.keys).await
-            }
-            Destination::Routed(_) => {
-                Err(Error::new(Code::TargetUnsupported, "keys behind an endpoint are not listed"))
-            }
-            Destination::Cluster(seeds) => {
-                let records = SlotRecords::of(seeds, shard, *epoch).await?;
-                others.delete_unclaimed_of_slots(&records, offset.unwrap_or(u64::MAX), &page.keys).await
-            }
-        }
-    }
-
     /// Sends what is pending up to the last legal position.
     pub(crate) async fn flush(&mut self) -> Result<()> {
         loop {
@@ -350,113 +258,6 @@ impl Driver {
                 None => return Ok(()),
             }
         }
-    }
-
-    async fn begin_copy(&mut self, history: Option<ReplicationId>, offset: u64) -> Result<()> {
-        if self.outlet.is_open() {
-            // Half a command is on its way: only a new connection gets rid of it.
-            return Err(Error::new(Code::TargetRewound, "the source began a new copy in the middle of a transaction"));
-        }
-        self.context.board.phase(ShardPhase::Copying);
-        self.copy += 1;
-        self.outlet.begin_copy(self.copy).await?;
-        let fingerprinter = self.dirty.then(Fingerprinter::new);
-        let context = &self.context;
-        // Other sources' functions are theirs.
-        let forgets = self.dirty
-            && context.owner == Owner::Everything
-            && !context.selection.excludes_command(b"FUNCTION")
-            && sweep::has_functions(&context.destination).await;
-        let mut encoder = SnapshotEncoder::new(context.dialect, context.selection.clone(), fingerprinter.clone())
-            .owned_by(context.owner.clone());
-        if forgets {
-            encoder.forget_functions();
-        }
-        let index = fingerprinter.map(|fingerprinter| (KeyIndex::new(context.scratch.join("keys")), fingerprinter));
-        self.dirty = true;
-        self.marker = None;
-        self.mode = Mode::Copying(Box::new(Copying { encoder, index, history, offset }));
-        Ok(())
-    }
-
-    async fn end_copy(&mut self) -> Result<()> {
-        let Mode::Copying(mut copying) = std::mem::replace(&mut self.mode, Mode::Waiting) else {
-            return Err(out_of_order("the end of a snapshot"));
-        };
-        let facts = copying.encoder.finish()?;
-        while let Some(chunk) = copying.encoder.next_chunk(true) {
-            self.outlet.send(chunk).await?;
-        }
-        self.outlet.settled().await?;
-        self.judge_strays(&facts.strays)?;
-        let progress = copying.encoder.progress();
-        if let Some((mut index, fingerprinter)) = copying.index {
-            index.add(&copying.encoder.take_fingerprints())?;
-            self.context.board.phase(ShardPhase::Sweeping);
-            self.sweep(index, fingerprinter, progress).await?;
-        }
-        let position = Position { history: copying.history, offset: copying.offset, db: facts.stream_db };
-        let holds_field_expiry = facts.holds_field_expiry;
-        self.outlet.commit(Commit { position: Some(position), holds_field_expiry, progress }).await?;
-        self.mode = streaming(&self.context, position, facts.scripts, progress, facts.held, holds_field_expiry);
-        self.context.board.phase(ShardPhase::CatchingUp);
-        Ok(())
-    }
-
-    /// Deletes what the target holds and the snapshot does not.
-    async fn sweep(&mut self, index: KeyIndex, fingerprinter: Fingerprinter, progress: Progress) -> Result<()> {
-        let (destination, selection) = (self.context.destination.clone(), self.context.selection.clone());
-        let mut parts = destination.parts().await?;
-        let first = parts.servers.first().unwrap_or(&self.context.target).clone();
-        let mut stale = index.stale(&first, selection, fingerprinter, self.context.owner.clone()).await?;
-        loop {
-            let mut walked = Ok(());
-            for server in &parts.servers {
-                walked = self.sweep_one(&mut stale, server, progress).await;
-                if walked.is_err() {
-                    break;
-                }
-            }
-            self.outlet.settled().await?;
-            match walked {
-                Ok(()) if destination.is_still(&parts).await? => return Ok(()),
-                Err(error) if !destination.has_moved(&error) => return Err(error),
-                // Keys that changed their place meanwhile may not have been seen.
-                _ => parts = destination.parts().await?,
-            }
-        }
-    }
-
-    async fn sweep_one(&mut self, stale: &mut sweep::Stale, server: &Endpoint, progress: Progress) -> Result<()> {
-        stale.go_on_at(server).await?;
-        while let Some(page) = stale.next_page().await? {
-            let commit = Commit { position: None, holds_field_expiry: false, progress };
-            let keys = self.delete(&page, None, commit).await?;
-            self.context.board.update(|status| {
-                status.snapshot.get_or_insert_default().swept_keys += keys;
-            });
-        }
-        Ok(())
-    }
-}
-
-impl Driver {
-    /// Keys that another shard owns were not written; whether that is all right is for the user to say.
-    fn judge_strays(&self, strays: &Strays) -> Result<()> {
-        self.context.board.update(|status| status.stray_keys = strays.count);
-        let Some((_, first)) = strays.first.first() else { return Ok(()) };
-        let message =
-            format!("{} keys on {} belong to other sources: they were not copied", strays.count, self.context.source);
-        if self.context.topology.stop_at_strays {
-            return Err(Error::new(Code::SourceStrays, message).about_key(first));
-        }
-        let shown = |(db, key): &(u32, Vec<u8>)| {
-            format!("{:?} in db {db}", String::from_utf8_lossy(&key[..key.len().min(LONGEST_SHOWN)]))
-        };
-        let listed: Vec<String> = strays.first.iter().map(shown).collect();
-        let warning = format!("{message}; the first are {}", listed.join(", "));
-        self.context.board.update(|status| status.warnings.push(warning));
-        Ok(())
     }
 }
 

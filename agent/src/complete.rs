@@ -142,13 +142,14 @@ impl Driver {
             let destination = self.context.destination.clone();
             loop {
                 let parts = destination.parts().await?;
-                match self.restore_expiries_on(&parts, keys.take()).await {
-                    Ok(()) if self.released() => return Ok(()),
-                    Ok(()) if destination.is_still(&parts).await? => break,
-                    Err(error) if !destination.has_moved(&error) => return Err(error),
-                    // Keys changed their place: any of them may not have been seen.
-                    _ => self.quiet().await?,
+                let walked = self.restore_expiries_on(&parts, keys.take()).await;
+                if walked.is_ok() && self.released() {
+                    return Ok(());
                 }
+                if destination.has_shown_all(&parts, walked).await? {
+                    break;
+                }
+                self.quiet().await?;
             }
         }
     }

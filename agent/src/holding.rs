@@ -27,12 +27,11 @@ impl Driver {
                     break;
                 }
             }
-            match walked {
-                Ok(()) if !self.streams() || destination.is_still(&parts).await? => return Ok(()),
-                Err(error) if !destination.has_moved(&error) => return Err(error),
-                // Keys that changed their place meanwhile may not have been seen.
-                _ => self.quiet().await?,
+            let stopped = walked.is_ok() && !self.streams();
+            if stopped || destination.has_shown_all(&parts, walked).await? {
+                return Ok(());
             }
+            self.quiet().await?;
         }
     }
 

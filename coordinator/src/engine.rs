@@ -10,6 +10,7 @@ mod locks;
 mod mirror;
 mod orders;
 mod pace;
+mod page;
 mod probe;
 mod report;
 mod ring;
@@ -145,17 +146,6 @@ impl<S: Store> Engine<S> {
     pub async fn get(&self, id: &str) -> Result<Task> {
         let world = self.world.lock().await;
         world.tasks.get(id).filter(|held| held.revision > 0).map(answer).ok_or_else(|| not_found(id))
-    }
-
-    /// All tasks after this id, oldest first.
-    pub async fn list(&self, after: &str) -> Vec<Task> {
-        let world = self.world.lock().await;
-        world
-            .tasks
-            .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
-            .filter(|(_, held)| held.revision > 0)
-            .map(|(_, held)| answer(held))
-            .collect()
     }
 
     /// Does what a person asks of a task.

@@ -24,7 +24,7 @@ pub async fn page<S: Store>(recorded: Recorded, seat: watch::Receiver<Seat<S>>) 
     let leads = engine.is_some();
     let world = match engine {
         None => Some((Vec::new(), Vec::new())),
-        Some(engine) => timeout(PATIENCE, async { (engine.list("").await, engine.agents().await) }).await.ok(),
+        Some(engine) => timeout(PATIENCE, async { (engine.list().await, engine.agents().await) }).await.ok(),
     };
     recorded.page(|| {
         gauge!("dts_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => "coordinator").set(1.0);

@@ -200,6 +200,29 @@ fn independent_servers_into_one_keep_apart_through_flushes_sweeps_and_kills() ->
 }
 
 #[test]
+fn at_completion_an_independent_server_is_asked_for_many_of_its_keys_at_once() -> Result<()> {
+    let (one, other) = (Server::start("redis-7.0", SOURCE)?, Server::start("redis-7.0", SOURCE)?);
+    let target = Server::start("redis-7.0", &[])?;
+    for (source, name) in [(&one, "one"), (&other, "other")] {
+        let mut pipe = redis::pipe();
+        for i in 0..2000 {
+            pipe.cmd("SET").arg(format!("{name}:{i}")).arg(i).arg("EX").arg(100_000 + i);
+        }
+        pipe.exec(&mut source.connect()?)?;
+    }
+    let (_dir, state) = state()?;
+    let dts = migrate(&[&one, &other], &target, &state, &[])?;
+    streams(&dts)?;
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut one.connect()?)?;
+    ends_equal(dts, &state, &[&one, &other], &target)?;
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut one.connect()?)?;
+    let asked = stats.split_once("cmdstat_exists:calls=").and_then(|(_, calls)| calls.split(',').next());
+    let asked: u32 = asked.context("it was not asked")?.parse()?;
+    ensure!(asked < 100, "{asked} questions for 2000 keys");
+    Ok(())
+}
+
+#[test]
 fn one_server_given_twice_and_a_replica_beside_its_master_are_refused_by_name() -> Result<()> {
     let (one, replica) = (Server::start("redis-7.0", &[])?, Server::start("redis-7.0", &[])?);
     let target = Server::start("redis-7.0", &[])?;

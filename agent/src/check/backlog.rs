@@ -4,7 +4,7 @@ use dts_common::error::Result;
 use dts_common::units::bytes;
 use dts_proto::v1::Severity;
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use super::room::data_bytes;
 use super::words::setting;

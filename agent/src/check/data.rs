@@ -4,7 +4,7 @@ use dts_common::error::Result;
 use dts_common::units::bytes;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use crate::client::Client;
 use crate::target::RESERVED_PREFIX;

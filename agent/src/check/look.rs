@@ -9,7 +9,8 @@ use futures_util::StreamExt as _;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
-use super::item::{CHECK, Found, Item, TEST};
+use super::found::Found;
+use super::item::{CHECK, Item, TEST};
 use super::rates::{Ways, Writes};
 use super::{backlog, data, network, reload, rights, room, server, target, traffic};
 use crate::client::Client;

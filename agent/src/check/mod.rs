@@ -3,6 +3,7 @@
 
 mod backlog;
 mod data;
+mod found;
 mod item;
 mod look;
 mod network;

@@ -5,7 +5,7 @@ use dts_common::redis::version::ServerVersion;
 use dts_proto::v1::Severity;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use crate::client::Client;
 use crate::endpoint::Side;

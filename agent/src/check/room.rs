@@ -6,7 +6,7 @@ use dts_common::error::Result;
 use dts_common::units::bytes;
 use dts_proto::v1::Severity;
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use crate::verify::key_count;
 

@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::item::{Found, TEST, may_pass_by_itself};
+use super::found::{Found, may_pass_by_itself};
+use super::item::TEST;
 use super::look::look;
 use crate::pipeline::Job;
 use crate::scratch;

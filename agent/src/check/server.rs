@@ -3,7 +3,7 @@
 use dts_common::error::{Code, Error, Result};
 use dts_proto::v1::Severity;
 
-use super::item::Found;
+use super::found::Found;
 use super::look::{Shard, is_of_target};
 use crate::endpoint::Side;
 use crate::target::Destination;

@@ -5,7 +5,7 @@ use dts_proto::v1::{Severity, TargetGuard};
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame as _};
 use tokio::time::sleep;
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use super::words::setting;
 use crate::client::Client;

@@ -4,7 +4,7 @@ use dts_common::error::Result;
 use dts_proto::v1::Severity;
 use redis_protocol::resp2::types::BytesFrame;
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use super::words::texts;
 use crate::client::Client;

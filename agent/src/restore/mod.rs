@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::endpoint::{Endpoint, Side};
 use crate::route::{Dialect, HeldKeys};
 use crate::sweep::{self, Scan};
-use crate::topology::Owner;
+use crate::topology::{Owner, exist};
 
 /// Commands that restore what one page of keys needs, as a transaction that begins and ends in db 0.
 #[derive(Debug)]
@@ -118,15 +118,7 @@ impl ExpiryPass {
     async fn ours(&mut self, page: &mut sweep::Page, source_db: u32) -> Result<()> {
         page.keys.retain(|key| self.owner.may_own(key) && self.selection.holds(page.db, key));
         let Some(witness) = &mut self.witness else { return Ok(()) };
-        witness.call(&[b"SELECT", source_db.to_string().as_bytes()]).await?;
-        let mut bytes = Vec::new();
-        page.keys.iter().for_each(|key| resp::command(&mut bytes, &[b"EXISTS", key]));
-        witness.send(&bytes).await?;
-        let mut there = Vec::with_capacity(page.keys.len());
-        for _ in &page.keys {
-            there.push(witness.reply().await? != BytesFrame::Integer(0));
-        }
-        let mut there = there.into_iter();
+        let mut there = exist(witness, source_db, &page.keys).await?.into_iter();
         page.keys.retain(|_| there.next().unwrap_or(true));
         Ok(())
     }

@@ -1,75 +1,27 @@
 //! A snapshot as commands, each value in the way that costs the target least.
 
+mod facts;
+mod whole;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dts_common::error::{Code, Error, Result};
-use dts_common::redis::expiry::hold;
 use dts_common::redis::rdb::{Decoder, Entry, Kind, Meta, Part, Sink};
-use dts_common::redis::resp;
 use dts_common::selection::Selection;
 
+pub use self::facts::{SnapshotFacts, Strays};
+use self::whole::{Strings, expire, restore};
 use super::out::Out;
 use super::value::{Pieces, unsupported};
-use super::{Chunk, Commit, Dialect, Fingerprint, Fingerprinter, Held, Progress, Scripts};
+use super::{Chunk, Commit, Dialect, Fingerprint, Fingerprinter, Progress};
 use crate::target::RESERVED_PREFIX;
 use crate::topology::Owner;
-
-/// Small strings go together: 1 M of 100 B cost a target 1.8 s by MSET of 50, 2.6 s by SET.
-const MSET_PAIRS: usize = 50;
-const MSET_VALUE: usize = 1024;
 
 /// Decodes a payload and encodes it for the target.
 pub struct SnapshotEncoder {
     decoder: Decoder,
     writer: Writer,
-}
-
-/// What a snapshot said beside its keys.
-#[derive(Debug)]
-pub struct SnapshotFacts {
-    /// The db that the stream behind it has selected.
-    pub stream_db: u32,
-    /// The scripts that the source knew.
-    pub scripts: Scripts,
-    /// The keys that were given a held expiry, or have such fields.
-    pub held: Held,
-    /// True if a hash field has an expiry.
-    pub holds_field_expiry: bool,
-    /// What it held of other shards.
-    pub strays: Strays,
-}
-
-/// Keys that a source holds though another shard owns them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Strays {
-    /// How many.
-    pub count: u64,
-    /// Database and name of the first of them.
-    pub first: Vec<(u32, Vec<u8>)>,
-}
-
-impl Strays {
-    const LISTED: usize = 20;
-
-    fn add(&mut self, db: u32, key: &[u8]) {
-        self.count += 1;
-        if self.first.len() < Self::LISTED {
-            self.first.push((db, key.to_vec()));
-        }
-    }
-}
-
-impl SnapshotFacts {
-    fn none() -> Self {
-        Self {
-            stream_db: 0,
-            scripts: Scripts::default(),
-            held: Held::default(),
-            holds_field_expiry: false,
-            strays: Strays::default(),
-        }
-    }
 }
 
 struct Writer {
@@ -79,9 +31,7 @@ struct Writer {
     fingerprints: Vec<Fingerprint>,
     out: Out,
     ready: VecDeque<Chunk>,
-    /// Pairs of the next MSET, in the selected database.
-    pairs: Vec<u8>,
-    pair_count: usize,
+    strings: Strings,
     pieces: Pieces,
     /// True while the parts of a reserved key pass by.
     dropping: bool,
@@ -89,7 +39,6 @@ struct Writer {
     inside: bool,
     facts: SnapshotFacts,
     progress: Progress,
-    scratch: Vec<u8>,
     owner: Owner,
 }
 
@@ -103,14 +52,12 @@ impl SnapshotEncoder {
             fingerprints: Vec::new(),
             out: Out::default(),
             ready: VecDeque::new(),
-            pairs: Vec::new(),
-            pair_count: 0,
+            strings: Strings::default(),
             pieces: Pieces::default(),
             dropping: false,
             inside: false,
             facts: SnapshotFacts::none(),
             progress: Progress::default(),
-            scratch: Vec::new(),
             owner: Owner::Everything,
         };
         Self { decoder: Decoder::default(), writer }
@@ -171,12 +118,12 @@ impl Writer {
         if !flush || self.inside {
             return None;
         }
-        (self.pair_count > 0 || !self.out.bytes.is_empty()).then(|| self.commit())
+        (!self.strings.is_empty() || !self.out.bytes.is_empty()).then(|| self.commit())
     }
 
     fn commit(&mut self) -> Chunk {
         // They belong to the database that is selected here, and a commit selects another.
-        self.flush_pairs();
+        self.strings.flush(&mut self.out);
         let commit =
             Commit { position: None, holds_field_expiry: self.facts.holds_field_expiry, progress: self.progress };
         self.out.commit(commit)
@@ -186,16 +133,6 @@ impl Writer {
         if self.out.is_full() {
             let chunk = if self.inside { self.out.cut() } else { self.commit() };
             self.ready.push_back(chunk);
-        }
-    }
-
-    fn flush_pairs(&mut self) {
-        if self.pair_count > 0 {
-            resp::array_header(&mut self.out.bytes, 1 + 2 * self.pair_count);
-            resp::bulk(&mut self.out.bytes, b"MSET");
-            self.out.bytes.append(&mut self.pairs);
-            self.out.commands += 1;
-            self.pair_count = 0;
         }
     }
 
@@ -214,7 +151,7 @@ impl Writer {
             return Ok(false);
         };
         if db != self.out.db {
-            self.flush_pairs();
+            self.strings.flush(&mut self.out);
             self.out.select(db, &self.dialect).map_err(|error| error.about_key(meta.key))?;
         }
         if meta.expire_at_ms.is_some() {
@@ -224,81 +161,6 @@ impl Writer {
             self.fingerprints.push(fingerprinter.of(db, meta.key));
         }
         Ok(true)
-    }
-
-    fn string(&mut self, entry: &Entry<'_>) -> Result<()> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let key = entry.meta.key;
-        let value = entry.string(&mut scratch)?;
-        let version = &self.dialect.version;
-        match entry.meta.expire_at_ms {
-            None if value.len() <= MSET_VALUE => {
-                resp::bulk(&mut self.pairs, key);
-                resp::bulk(&mut self.pairs, value);
-                self.pair_count += 1;
-                if self.pair_count == MSET_PAIRS {
-                    self.flush_pairs();
-                }
-            }
-            None => self.out.command(&[b"SET", key, value]),
-            Some(at) if version.at_least(6, 2) => {
-                self.out.command(&[b"SET", key, value, b"PXAT", hold(at).to_string().as_bytes()]);
-            }
-            Some(at) => {
-                self.out.command(&[b"SET", key, value]);
-                self.out.command(&[b"PEXPIREAT", key, hold(at).to_string().as_bytes()]);
-            }
-        }
-        self.scratch = scratch;
-        Ok(())
-    }
-
-    fn restore(&mut self, entry: &Entry<'_>, footer: u16) {
-        let meta = &entry.meta;
-        let version = &self.dialect.version;
-        let out = &mut self.out;
-        let modern = version.at_least(5, 0);
-        let replace = version.at_least(3, 0);
-        let expiry = meta.expire_at_ms.map(|at| hold(at).to_string());
-        let inline_expiry = expiry.as_deref().filter(|_| modern);
-        let idle = meta.idle_s.filter(|_| modern).map(|seconds| seconds.to_string());
-        let freq = meta.freq.filter(|_| modern && idle.is_none()).map(|freq| freq.to_string());
-        if !replace {
-            out.command(&[b"DEL", meta.key]);
-        }
-        let options = usize::from(replace)
-            + usize::from(inline_expiry.is_some())
-            + 2 * usize::from(idle.is_some())
-            + 2 * usize::from(freq.is_some());
-        resp::array_header(&mut out.bytes, 4 + options);
-        resp::bulk(&mut out.bytes, b"RESTORE");
-        resp::bulk(&mut out.bytes, meta.key);
-        resp::bulk(&mut out.bytes, inline_expiry.unwrap_or("0").as_bytes());
-        resp::header(&mut out.bytes, b'$', entry.dump_len());
-        entry.append_dump(footer, &mut out.bytes);
-        out.bytes.extend_from_slice(b"\r\n");
-        if replace {
-            resp::bulk(&mut out.bytes, b"REPLACE");
-        }
-        if inline_expiry.is_some() {
-            resp::bulk(&mut out.bytes, b"ABSTTL");
-        }
-        for (name, value) in [("IDLETIME", idle), ("FREQ", freq)] {
-            if let Some(value) = value {
-                resp::bulk(&mut out.bytes, name.as_bytes());
-                resp::bulk(&mut out.bytes, value.as_bytes());
-            }
-        }
-        out.commands += 1;
-        if let Some(at) = expiry.filter(|_| !modern) {
-            out.command(&[b"PEXPIREAT", meta.key, at.as_bytes()]);
-        }
-    }
-
-    fn expire(&mut self, meta: &Meta<'_>) {
-        if let Some(at) = meta.expire_at_ms {
-            self.out.command(&[b"PEXPIREAT", meta.key, hold(at).to_string().as_bytes()]);
-        }
     }
 }
 
@@ -342,13 +204,13 @@ impl Sink for Writer {
         // How long a key was idle, or how often it was used, only RESTORE can say.
         let used = (meta.idle_s.is_some() || meta.freq.is_some()) && self.dialect.version.at_least(5, 0);
         if meta.kind == Kind::String && !used {
-            self.string(entry)?;
+            self.strings.write(entry, &self.dialect.version, &mut self.out)?;
             self.hand_on();
             return Ok(());
         }
         // The order of a MSET and what follows it does not matter: a snapshot has every key once.
         match self.dialect.version.accepts_dump(meta.family, meta.type_code) {
-            Some(footer) if !entry.has_field_expiry()? => self.restore(entry, footer),
+            Some(footer) if !entry.has_field_expiry()? => restore(entry, footer, &self.dialect.version, &mut self.out),
             None if matches!(meta.kind, Kind::Module | Kind::Array) => {
                 return Err(unsupported(meta, "this type", &self.dialect));
             }
@@ -369,7 +231,7 @@ impl Sink for Writer {
     fn begin(&mut self, meta: &Meta<'_>) -> Result<()> {
         self.dropping = !self.key(meta)?;
         if !self.dropping {
-            self.flush_pairs();
+            self.strings.flush(&mut self.out);
             self.out.command(&[b"DEL", meta.key]);
         }
         Ok(())
@@ -400,7 +262,7 @@ impl Sink for Writer {
             // The key's own database is selected.
             self.facts.held.add(self.out.db, meta.key);
         }
-        self.expire(meta);
+        expire(meta, &mut self.out);
         self.hand_on();
         Ok(())
     }
@@ -409,6 +271,7 @@ impl Sink for Writer {
 #[cfg(test)]
 mod tests {
     use dts_common::redis::rdb::Family;
+    use dts_common::redis::resp;
     use dts_common::redis::version::ServerVersion;
     use proptest::prelude::*;
 

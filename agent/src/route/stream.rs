@@ -1,5 +1,9 @@
 //! The command stream as transactions: every commit stands between two commands, outside MULTI.
 
+mod clear;
+mod group;
+mod passing;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,14 +13,14 @@ use dts_common::redis::command::{Handling, handling};
 use dts_common::redis::resp::CommandParser;
 use dts_common::selection::Selection;
 
-use super::large::{Head, LARGE, Large};
+pub use self::clear::Clear;
+use self::clear::reaches_out;
+use self::group::Group;
+use super::large::Large;
 use super::out::Out;
 use super::rewrite::{Command, Outcome, Rewriter};
 use super::{Chunk, Commit, Dialect, Held, Progress, Scripts};
 use crate::topology::Owner;
-
-/// A group larger than this is handed on in parts, inside of one transaction.
-const LARGEST_GROUP: usize = 1 << 20;
 
 /// Parses, rewrites, and batches a stream.
 pub struct StreamEncoder {
@@ -47,44 +51,6 @@ pub struct StreamEncoder {
 enum Ready {
     Chunk(Chunk),
     Clear(Clear),
-}
-
-/// A flush of the source, on a target that may hold other keys too, of other shards or outside of the filter: all keys that this shard moves
-/// are to be deleted, before anything that follows and after everything that came before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Clear {
-    /// In these databases of the target.
-    pub databases: Vec<u32>,
-    /// Behind the flush.
-    pub offset: u64,
-    /// Where the target stands until the flush is done.
-    pub commit: Commit,
-}
-
-#[derive(Default)]
-struct Group {
-    out: Out,
-    /// Offset behind its MULTI.
-    begin: u64,
-    /// True once a part of it was handed on.
-    open: bool,
-    /// The database of its commands, as long as it is one.
-    db: Option<u32>,
-    mixed: bool,
-    /// True if it is there only for a large command.
-    of_one: bool,
-}
-
-impl Group {
-    /// A command in this database follows.
-    fn begin(&mut self, db: u32) {
-        if self.out.bytes.is_empty() && !self.open {
-            // It may be put behind anything: it begins with its own database.
-            self.out.db = u32::MAX;
-        }
-        self.mixed |= self.db.is_some_and(|before| before != db);
-        self.db = Some(db);
-    }
 }
 
 impl StreamEncoder {
@@ -237,44 +203,6 @@ impl StreamEncoder {
         Ok(())
     }
 
-    /// Begins to pass on the command that is cut off, if it is large; the length of its header, or 0.
-    fn begin_large(&mut self, cut_off: &[u8]) -> Result<usize> {
-        // Where a value waits for its name is in another slot.
-        if cut_off.len() < LARGE || self.marks {
-            return Ok(0);
-        }
-        let Some((arguments, whole)) = self.parser.partial() else { return Ok(0) };
-        let whole: Vec<&[u8]> = whole.iter().filter_map(|(start, end)| cut_off.get(*start..*end)).collect();
-        let Some(header) = memchr::memchr(b'\n', cut_off) else { return Ok(0) };
-        let head = Head { arguments, whole: &whole };
-        let Some(db) = self.rewriter.moves_in_parts(&head, self.db) else { return Ok(0) };
-        let Some((large, begins)) = Large::begin(arguments, &whole, &self.rewriter) else { return Ok(0) };
-        let group = self.group.get_or_insert_with(|| Group { of_one: true, ..Group::default() });
-        group.begin(self.db);
-        self.rewriter.select(db, &mut group.out)?;
-        self.large_db = db;
-        group.out.bytes.extend_from_slice(&begins);
-        self.large = Some(large);
-        self.parser = CommandParser::default();
-        self.progress.stream_commands += 1;
-        Ok(header + 1)
-    }
-
-    /// Passes on what there is of the large command; `start` is the offset of these bytes.
-    fn pass(&mut self, bytes: &[u8], start: u64) -> Result<usize> {
-        let (Some(large), Some(group)) = (&mut self.large, &mut self.group) else { return Ok(0) };
-        let (taken, over) = large.take(bytes, &mut group.out)?;
-        if over && let Some(large) = self.large.take() {
-            large.finish(&mut self.rewriter, self.large_db, &mut group.out);
-            if group.of_one {
-                self.end_group(start + taken as u64);
-                return Ok(taken);
-            }
-        }
-        self.hand_on_group();
-        Ok(taken)
-    }
-
     /// How long chunks should become.
     pub fn in_pieces_of(&mut self, bytes: usize) {
         self.out.piece = bytes;
@@ -297,12 +225,12 @@ impl StreamEncoder {
 
     fn commit(&mut self) -> Chunk {
         self.committed = self.position;
-        let commit = Commit {
-            position: Some(self.position),
-            holds_field_expiry: self.rewriter.holds_field_expiry,
-            progress: self.progress,
-        };
-        self.out.commit(commit)
+        self.out.commit(self.commit_at(self.position))
+    }
+
+    fn commit_at(&self, position: Position) -> Commit {
+        let holds_field_expiry = self.rewriter.holds_field_expiry;
+        Commit { position: Some(position), holds_field_expiry, progress: self.progress }
     }
 
     fn take(&mut self, command: &Command<'_>, end: u64) -> Result<()> {
@@ -359,83 +287,9 @@ impl StreamEncoder {
         }
     }
 
-    fn hand_on_group(&mut self) {
-        let Some(group) = &self.group else { return };
-        if group.out.bytes.len() < LARGEST_GROUP {
-            return;
-        }
-        if !group.open && !self.out.bytes.is_empty() {
-            self.push_commit();
-        }
-        if let Some(group) = &mut self.group {
-            group.open = true;
-            self.ready.push_back(Ready::Chunk(group.out.cut()));
-        }
-    }
-
-    fn end_group(&mut self, end: u64) {
-        let Some(mut group) = self.group.take() else { return };
-        self.position.offset = end;
-        self.position.db = self.db;
-        if group.out.commands > 0 {
-            self.out.append(&mut group.out);
-        } else if group.open {
-            self.out.db = group.out.db;
-        }
-        if group.open {
-            self.push_commit();
-        }
-    }
-
     fn push_commit(&mut self) {
         let chunk = self.commit();
         self.ready.push_back(Ready::Chunk(chunk));
-    }
-
-    /// A flush: of what the group before it did in its databases nothing is left either.
-    fn clear(&mut self, command: &Command<'_>, databases: Vec<u32>, offset: u64) -> Result<()> {
-        let everything = command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHALL"));
-        if let Some(group) = &mut self.group {
-            let only_here = !group.mixed && group.db.is_none_or(|db| db == self.db);
-            if group.open || !(everything || only_here) {
-                return self.uncleared(command);
-            }
-            *group = Group::default();
-        }
-        if !self.out.bytes.is_empty() || self.position != self.committed {
-            self.push_commit();
-        }
-        let commit = Commit {
-            position: Some(self.committed),
-            holds_field_expiry: self.rewriter.holds_field_expiry,
-            progress: self.progress,
-        };
-        self.ready.push_back(Ready::Clear(Clear { databases, offset, commit }));
-        Ok(())
-    }
-
-    /// A flush that cannot be done where it stands.
-    fn uncleared(&mut self, command: &Command<'_>) -> Result<()> {
-        let what = "a flush in the middle of a large transaction, or of one over several databases";
-        if self.rewriter.owner.shares() {
-            let message = format!("{what}, with other sources' keys beside");
-            return Err(Error::new(Code::TargetUnsupported, message));
-        }
-        if self.rewriter.skips_borders() {
-            self.skipped(command);
-            return Ok(());
-        }
-        Err(Error::new(Code::FilterBorder, format!("{what}, with a filter on keys")))
-    }
-}
-
-/// True if a command leaves something behind that a flush of its database does not delete.
-fn reaches_out(how: Handling, command: &Command<'_>) -> bool {
-    match how {
-        Handling::Move | Handling::SwapDb => true,
-        // COPY with options: with a database.
-        Handling::Rename => command.arguments.len() > 3,
-        _ => command.argument(0).is_some_and(|name| name.eq_ignore_ascii_case(b"FUNCTION")),
     }
 }
 

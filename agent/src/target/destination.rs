@@ -112,6 +112,17 @@ impl Destination {
         Ok(Topology::at_rest(seeds).await?.is_some_and(|now| now.agrees(topology)))
     }
 
+    /// What came of a walk: false if keys that changed their place meanwhile may not have been seen, so that it has to be made again.
+    pub async fn has_shown_all(&self, parts: &Parts, walked: Result<()>) -> Result<bool> {
+        let passing = [Code::TargetRole, Code::TargetBusy, Code::TargetLost, Code::TargetUnreachable];
+        match walked {
+            Ok(()) => self.is_still(parts).await,
+            // A slot has another owner.
+            Err(error) if matches!(self, Self::Cluster(_)) && passing.contains(&error.code) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The server that holds a key.
     pub async fn holder(&self, key: &[u8]) -> Result<Endpoint> {
         match self {
@@ -121,12 +132,6 @@ impl Destination {
                 Topology::find(seeds).await?.owner(slot(key)).cloned().ok_or_else(nobody)
             }
         }
-    }
-
-    /// True for an error of a walk that a later walk does not meet: a slot has another owner.
-    pub fn has_moved(&self, error: &Error) -> bool {
-        let passing = [Code::TargetRole, Code::TargetBusy, Code::TargetLost, Code::TargetUnreachable];
-        matches!(self, Self::Cluster(_)) && passing.contains(&error.code)
     }
 }
 

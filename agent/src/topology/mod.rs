@@ -15,6 +15,7 @@ pub use cluster::{members, prove, watch};
 pub use coverage::Proof;
 pub use owner::Owner;
 pub use ring::Ring;
+pub(crate) use siblings::exist;
 pub use siblings::{are_apart, no_duplicates};
 pub use unclaimed::Others;
 

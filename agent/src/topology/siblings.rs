@@ -62,15 +62,17 @@ pub async fn no_duplicates(source: &Endpoint, others: &[Endpoint]) -> Result<()>
     Err(Error::new(Code::SourceStrays, message).about_key(&first))
 }
 
-/// Which of the keys a server has. Mostly none: so it is asked for many at once first, which costs it an eighth of asking one by one.
-pub(super) async fn exist(client: &mut Client, db: u32, keys: &[Vec<u8>]) -> Result<Vec<bool>> {
+/// Which of the keys a server has. Mostly none or all: so it is asked for many at once first, which costs it an eighth of asking one by one.
+pub(crate) async fn exist(client: &mut Client, db: u32, keys: &[Vec<u8>]) -> Result<Vec<bool>> {
     client.call(&[b"SELECT", db.to_string().as_bytes()]).await?;
     let groups: Vec<&[Vec<u8>]> = keys.chunks(GROUP).collect();
     let counts = ask(client, &groups).await?;
     let mut found = Vec::with_capacity(keys.len());
     for (group, count) in groups.into_iter().zip(counts) {
         match count {
-            Some(0) => found.extend(group.iter().map(|_| false)),
+            Some(count) if count == 0 || usize::try_from(count) == Ok(group.len()) => {
+                found.extend(group.iter().map(|_| count > 0));
+            }
             // Some, or a server that takes one name at a time (before 3.0.3, or in a cluster).
             _ => {
                 let singles: Vec<&[Vec<u8>]> = group.chunks(1).collect();

@@ -124,7 +124,7 @@ impl<S: Store> Alarms<S> {
                     work.certificates = found.unwrap_or_default();
                 }
                 let seen = Seen {
-                    tasks: engine.list("").await,
+                    tasks: engine.list().await,
                     agents: engine.agents().await,
                     differing: engine.differing().await,
                 };

@@ -62,8 +62,7 @@ impl<S: Store> TaskService for Operator<S> {
 
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
         let ListTasksRequest { page_size, page_token } = request.into_inner();
-        let mut tasks = engine(&self.seat)?.0.list(&page_token).await;
-        let more = cut(&mut tasks, page_size);
+        let (tasks, more) = engine(&self.seat)?.0.page(&page_token, size_of(page_size)).await;
         let next_page_token = tasks.last().filter(|_| more).map(|task| task.id.clone()).unwrap_or_default();
         Ok(Response::new(ListTasksResponse { tasks, next_page_token }))
     }
@@ -220,11 +219,16 @@ impl<S: Store> TaskService for Operator<S> {
 
 /// Leaves a page; true if there was more.
 pub(super) fn cut<T>(items: &mut Vec<T>, page_size: u32) -> bool {
-    let size = match usize::try_from(page_size) {
-        Ok(0) | Err(_) => PAGE,
-        Ok(size) => size.min(LARGEST_PAGE),
-    };
+    let size = size_of(page_size);
     let more = items.len() > size;
     items.truncate(size);
     more
+}
+
+/// Of the page that was asked for.
+pub(super) fn size_of(page_size: u32) -> usize {
+    match usize::try_from(page_size) {
+        Ok(0) | Err(_) => PAGE,
+        Ok(size) => size.min(LARGEST_PAGE),
+    }
 }

@@ -9,12 +9,10 @@ use dts_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::task::Operator;
+use super::task::{Operator, size_of};
 use super::{engine, status};
 use crate::store::Store;
 
-const PAGE: usize = 100;
-const LARGEST_PAGE: usize = 1000;
 const LONGEST_NAME: usize = 128;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -59,15 +57,11 @@ impl<S: Store> VerifyService for Operator<S> {
 
     async fn list_differences(&self, request: Request<ListDifferencesRequest>) -> Answer<ListDifferencesResponse> {
         let ListDifferencesRequest { task_id, number, page_size, page_token } = request.into_inner();
-        let size = match usize::try_from(page_size) {
-            Ok(0) | Err(_) => PAGE,
-            Ok(size) => size.min(LARGEST_PAGE),
-        };
         let from = if page_token.is_empty() { Ok(0) } else { page_token.parse() };
         let wrong = |_| status(Error::new(Code::InvalidRequest, "page_token is not one of ours"));
         let from = from.map_err(wrong)?;
         let (differences, next) =
-            engine(&self.seat)?.0.differences(&task_id, number, from, size).await.map_err(status)?;
+            engine(&self.seat)?.0.differences(&task_id, number, from, size_of(page_size)).await.map_err(status)?;
         let next_page_token = next.map(|next| next.to_string()).unwrap_or_default();
         Ok(Response::new(ListDifferencesResponse { differences, next_page_token }))
     }

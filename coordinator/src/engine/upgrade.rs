@@ -41,7 +41,7 @@ async fn tasks_of_the_version_before_are_read_in_every_state_and_can_go_on() {
         store.commit(Transaction { writes, ..Transaction::default() }).await.unwrap().unwrap();
     }
     let engine = Engine::open(store, sealer, Duration::from_secs(10)).await.unwrap();
-    let tasks = engine.list("").await;
+    let tasks = engine.list().await;
     assert_eq!(tasks.len(), 12);
     for task in &tasks {
         assert_eq!((task.id.clone(), task.generation), (format!("{:02}", task.state), 3));

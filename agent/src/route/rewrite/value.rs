@@ -22,12 +22,11 @@ impl Rewriter {
             return None;
         }
         let (key, value) = (command.argument(1)?, command.argument(2)?);
-        let options = || (3..command.arguments.len()).filter_map(|index| Some((index, command.argument(index)?)));
-        let expiry = options().find_map(|(index, word)| Some((Unit::of_option(word)?, command.number(index + 1)?)));
-        if let Some((unit, number)) = expiry {
+        let options = 3..command.arguments.len();
+        if let Some((unit, number)) = command.expiry(options.clone()) {
             let at = self.at(unit, number, db, key);
             self.set_at(key, value, &at, out);
-        } else if options().any(|(_, word)| word.eq_ignore_ascii_case(b"KEEPTTL")) {
+        } else if command.find(options, b"KEEPTTL").is_some() {
             self.set_keeping_ttl(key, value, out);
         } else {
             out.command(&[b"SET", key, value]);
@@ -66,12 +65,10 @@ impl Rewriter {
     /// `HSETEX` as HSET and, where fields can expire, HPEXPIREAT. `KEEPTTL` cannot be said where they can: refused there by name.
     pub(super) fn hset_ex(&mut self, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
         let key = command.argument(1)?;
-        let at_fields = command.from(0).position(|word| word.eq_ignore_ascii_case(b"FIELDS"))?;
+        let at_fields = command.find(0..command.arguments.len(), b"FIELDS")?;
         let pairs: Vec<&[u8]> = command.from(at_fields + 2).collect();
-        let expiry =
-            (2..at_fields).find_map(|at| Some((Unit::of_option(command.argument(at)?)?, command.number(at + 1)?)));
-        let keeps =
-            (2..at_fields).any(|at| command.argument(at).is_some_and(|word| word.eq_ignore_ascii_case(b"KEEPTTL")));
+        let expiry = command.expiry(2..at_fields);
+        let keeps = command.find(2..at_fields, b"KEEPTTL").is_some();
         let can_expire = self.dialect.version.has_field_expiry();
         if (expiry.is_some() && !can_expire) || (keeps && can_expire) {
             return None;
@@ -144,9 +141,8 @@ impl Rewriter {
     pub(super) fn mset_ex(&mut self, command: &Command<'_>, db: u32, out: &mut Out) -> Option<()> {
         let pairs = usize::try_from(command.number(1)?).ok()?;
         let options = 2 + pairs.checked_mul(2)?;
-        let words = || (options..command.arguments.len()).filter_map(|index| Some((index, command.argument(index)?)));
-        let expiry = words().find_map(|(index, word)| Some((Unit::of_option(word)?, command.number(index + 1)?)));
-        let keep = words().any(|(_, word)| word.eq_ignore_ascii_case(b"KEEPTTL"));
+        let expiry = command.expiry(options..command.arguments.len());
+        let keep = command.find(options..command.arguments.len(), b"KEEPTTL").is_some();
         command.argument(options - 1)?;
         for pair in 0..pairs {
             let (key, value) = (command.argument(2 + 2 * pair)?, command.argument(3 + 2 * pair)?);

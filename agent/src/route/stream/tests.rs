@@ -5,6 +5,7 @@ use dts_common::redis::version::ServerVersion;
 use proptest::prelude::*;
 
 use super::*;
+use crate::route::large::LARGE;
 
 fn new(major: u32, minor: u32) -> StreamEncoder {
     let version = ServerVersion { family: Family::Redis, major, minor, patch: 0 };

@@ -179,10 +179,6 @@ impl Writer {
             }
         }
     }
-
-    fn known(&self) -> Vec<crate::endpoint::Endpoint> {
-        self.topology.nodes.iter().chain(&self.job.seed).cloned().collect()
-    }
 }
 
 fn nobody() -> Error {
