@@ -6,7 +6,7 @@ use dts_common::error::Result;
 use dts_common::redis::rdb::Family;
 use dts_common::redis::version::ServerVersion;
 
-use super::item::Found;
+use super::found::Found;
 use super::look::Shard;
 use super::rights;
 use crate::endpoint::Side;
