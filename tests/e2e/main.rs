@@ -30,6 +30,7 @@ mod many_into_cluster;
 mod metrics;
 mod modules;
 mod network;
+mod pending;
 mod placement;
 mod room;
 mod routed_target;

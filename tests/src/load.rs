@@ -200,7 +200,9 @@ fn newer(pipe: &mut redis::Pipeline, version: u32, n: u64) {
         }
     }
     if version >= 500 {
-        pipe.cmd("XADD").arg("load:stream").arg("MAXLEN").arg(500).arg("*").arg("n").arg(n).ignore();
+        pipe.cmd("XADD").arg("load:trimmed").arg("MAXLEN").arg(500).arg("*").arg("n").arg(n).ignore();
+        // Not trimmed: what is pending of entries that are gone does not move to every target.
+        pipe.cmd("XADD").arg("load:stream").arg("*").arg("n").arg(n).ignore();
         if n == 0 {
             pipe.cmd("XGROUP").arg("CREATE").arg("load:stream").arg("readers").arg("0").ignore();
         }
