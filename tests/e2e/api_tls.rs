@@ -15,7 +15,6 @@ use serde_json::Value;
 use crate::{state, until};
 
 const HERE: &[&str] = &["127.0.0.1"];
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process of ours, ended with its owner.
 struct Role(Child);
@@ -90,7 +89,7 @@ fn told(output: Output) -> (bool, String) {
 
 /// What a process says that ends by itself.
 fn last_words(mut role: Role) -> Result<String> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + dts_tests::PATIENCE;
     while role.0.try_wait()?.is_none() {
         if Instant::now() > deadline {
             bail!("it goes on");

@@ -88,7 +88,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + dts_tests::PATIENCE;
     while !done()? {
         ensure!(Instant::now() < deadline, "{what} took too long");
         std::thread::sleep(Duration::from_millis(20));

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::http::request;
 use crate::port::free_port;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// No page has so many places to stop at.
 const MOST_STOPS: usize = 120;
 /// The key.
@@ -47,7 +46,7 @@ impl Browser {
         command.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null());
         let driver = command.spawn().context("chromedriver: run `make setup`")?;
         let mut browser = Self { driver, port, session: String::new(), _profile: profile };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + crate::PATIENCE;
         while request(port, "GET", "/status", "").is_err() {
             ensure!(Instant::now() < deadline, "chromedriver does not start");
             std::thread::sleep(Duration::from_millis(20));
@@ -91,7 +90,7 @@ impl Browser {
 
     /// Waits until the script says true.
     pub fn until(&self, what: &str, script: &str, arguments: &Value) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + crate::PATIENCE;
         while self.run(script, arguments.clone())? != true {
             if Instant::now() > deadline {
                 bail!("{what} took too long; the page says: {}", self.text()?);

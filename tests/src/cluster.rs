@@ -13,7 +13,6 @@ use crate::tls::{Authority, Identity, TlsServer};
 pub const SLOTS: u16 = 16_384;
 /// Keys that one step of a move takes along.
 const STEP: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(60);
 /// After so long without an answer a node counts as failed: short, so that failovers are quick; not so short that a busy
 /// machine makes some.
 const NODE_TIMEOUT_MS: &str = "4000";
@@ -289,7 +288,7 @@ impl Cluster {
     }
 
     fn until(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + crate::PATIENCE;
         while !done()? {
             ensure!(Instant::now() < deadline, "{what}: took too long; {:?}", self.view());
             std::thread::sleep(Duration::from_millis(20));

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// Nothing that a test waits for takes longer.
 fn patience() -> Duration {
-    Duration::from_secs(if std::env::var_os("DTS_LONG").is_some() { 600 } else { 60 })
+    if std::env::var_os("DTS_LONG").is_some() { 5 * crate::PATIENCE } else { crate::PATIENCE }
 }
 
 /// A running `dts migrate --json`.

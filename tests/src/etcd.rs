@@ -107,7 +107,7 @@ impl Etcd {
     }
 
     fn serves(&self, at: usize) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + crate::PATIENCE;
         while let Err(error) = self.ctl_of(&[at], &["get", "no-such-key"]) {
             // With users it answers that it wants one.
             if error.to_string().contains("user name is empty") {

@@ -19,3 +19,8 @@ pub mod spread_load;
 pub mod talkers;
 pub mod tls;
 pub mod usage;
+
+use std::time::Duration;
+
+/// How long a test waits for a state: far longer than any takes, also where the machine is slow and busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);

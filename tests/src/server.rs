@@ -84,7 +84,7 @@ impl Server {
 
     /// Waits until it answers; false if it is somebody else who does, or its ports were taken.
     fn is_ours(&mut self) -> Result<bool> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + crate::PATIENCE;
         loop {
             match self.connect() {
                 Ok(mut connection) => {
@@ -115,9 +115,9 @@ impl Server {
     /// Makes it a replica of `master`, and waits until it is in step.
     pub fn follow(&self, master: &Server) -> Result<()> {
         redis::cmd("SLAVEOF").arg("127.0.0.1").arg(master.port).exec(&mut self.connect()?)?;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + crate::PATIENCE;
         while self.info("master_link_status")? != "up" {
-            ensure!(Instant::now() < deadline, "no replica within 60 s");
+            ensure!(Instant::now() < deadline, "no replica in time");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())

@@ -13,7 +13,6 @@ use crate::cluster::Cluster;
 use crate::server::Server;
 
 const PACE: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Traffic until it is stopped.
 pub struct Spread {
@@ -104,7 +103,7 @@ impl Spread {
 
     /// Waits for more traffic; its end, if it broke, is told by [`Spread::stop`].
     pub fn more(&self, rounds: u64) {
-        let (goal, deadline) = (self.rounds() + rounds, Instant::now() + PATIENCE);
+        let (goal, deadline) = (self.rounds() + rounds, Instant::now() + crate::PATIENCE);
         while self.rounds() < goal && Instant::now() < deadline {
             std::thread::sleep(PACE);
         }
