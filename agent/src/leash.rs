@@ -129,13 +129,15 @@ impl Leash {
     }
 }
 
-/// Why nothing is begun or written: of no record of the target if `begins`.
-pub fn unheard(begins: bool) -> Error {
-    let why = if begins {
-        "the target has no record of the shard, which may be over: a copy begins when a coordinator says that it is ours"
-    } else {
-        "no coordinator has been heard of for nearly a lease: another agent may soon write to this endpoint, which fences nobody"
-    };
+/// Why nothing is written where nothing fences.
+pub fn unfenced() -> Error {
+    let why = "no coordinator has been heard of for nearly a lease: another agent may soon write to this endpoint, which fences nobody";
+    Error::new(Code::CoordinatorLost, why)
+}
+
+/// Why nothing is begun where no record stands.
+pub fn unrecorded() -> Error {
+    let why = "the target has no record of the shard, which may be over: a copy begins when a coordinator says that it is ours";
     Error::new(Code::CoordinatorLost, why)
 }
 

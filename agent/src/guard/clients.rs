@@ -46,8 +46,9 @@ impl Clients {
             let is_new = before.is_none_or(|before| acted > before) && !begins && idle <= 1;
             let command = field("cmd").unwrap_or_default();
             // A master that we do not know of, or a replica.
-            let is_link = field("flags").is_some_and(|flags| flags.contains(['S', 'M']));
-            follows |= field("flags").is_some_and(|flags| flags.contains('M'));
+            let flags = field("flags").unwrap_or_default();
+            let is_link = flags.contains(['S', 'M']);
+            follows |= flags.contains('M');
             let name = command.split('|').next().unwrap_or_default();
             if field("name").is_some_and(|name| name.starts_with(OURS)) {
                 // Behind what it wrote a writer asks for its record again. Seconds are coarse: rather too often than too seldom.

@@ -19,7 +19,7 @@ use super::writer::Writer;
 use super::{Checkpoint, Phase, fence, reserved_key};
 use crate::client::Info;
 use crate::endpoint::Endpoint;
-use crate::leash::{Leash, unheard};
+use crate::leash::{Leash, unrecorded};
 use crate::limits::Throttle;
 use crate::retry::Retry;
 
@@ -44,7 +44,7 @@ pub async fn claim(
         let raised = async {
             door.claimed = leash.is_over();
             if door.claimed && watched(&mut Connection::open(&door.endpoint).await?, &keys, epoch).await?.is_none() {
-                return Err(unheard(true));
+                return Err(unrecorded());
             }
             raise(&door, &keys, epoch).await
         };

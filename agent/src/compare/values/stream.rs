@@ -14,6 +14,8 @@ use crate::compare::finding::{Finding, Kind};
 use crate::compare::reply;
 
 const STEP: i64 = 256;
+/// Pending entries that are asked for at once.
+const PAGE: usize = 1000;
 
 pub(super) async fn compare(two: &mut Two<'_>, item: Item<'_>) -> Result<Option<Finding>> {
     let (here, there) = two.arrays(item, &[b"XINFO", b"STREAM", item.key]).await?;
@@ -136,9 +138,9 @@ fn by_name(found: Vec<BytesFrame>) -> Groups {
 
 /// Id, consumer and number of deliveries of every pending entry that the stream has.
 async fn pending_of(two: &mut Two<'_>, item: Item<'_>, name: &[u8]) -> Result<Option<Finding>> {
-    let mut from = "-".to_owned();
+    let (mut from, page) = ("-".to_owned(), PAGE.to_string());
     loop {
-        let words: [&[u8]; 6] = [b"XPENDING", item.key, name, from.as_bytes(), b"+", PAGE_TEXT];
+        let words: [&[u8]; 6] = [b"XPENDING", item.key, name, from.as_bytes(), b"+", page.as_bytes()];
         let (here, there) = two.arrays(item, &words).await?;
         let (mut here, mut there) = (still(here.unwrap_or_default()), still(there.unwrap_or_default()));
         // A side whose page is full has said nothing of what lies behind it.
@@ -195,9 +197,6 @@ async fn nothing_between(two: &mut Two<'_>, item: Item<'_>, from: Id, to: Id) ->
     let (here, there) = two.arrays(item, &words).await?;
     Ok(here.is_none_or(|found| found.is_empty()) && there.is_none_or(|found| found.is_empty()))
 }
-
-const PAGE: usize = 1000;
-const PAGE_TEXT: &[u8] = b"1000";
 
 type Id = (u64, u64);
 

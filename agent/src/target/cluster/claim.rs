@@ -14,7 +14,7 @@ use super::topology::Topology;
 use super::writer::Writer;
 use super::{Job, Scope, record};
 use crate::endpoint::Endpoint;
-use crate::leash::{Leash, unheard};
+use crate::leash::{Leash, unrecorded};
 use crate::retry::Retry;
 use crate::target::claim::{CLAIM_STEP, fenced};
 use crate::target::session::rewound;
@@ -85,7 +85,7 @@ async fn rewrite(
     let mut found = links.read(&topology, &slots).await?;
     let before = found.iter().any(Option::is_some);
     if !before && leash.is_some_and(Leash::is_over) {
-        return Err(unheard(true));
+        return Err(unrecorded());
     }
     for _ in 0..RACES {
         let next: Vec<Checkpoint> = found.iter().map(|record| anew(record.as_ref())).collect::<Result<_>>()?;

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::waves::{Step, Waves};
 use super::{Job, ahead_key};
-use crate::leash::unheard;
+use crate::leash::unfenced;
 use crate::retry::Retry;
 use crate::route::Commit;
 use crate::target::claim::fenced;
@@ -197,7 +197,7 @@ impl Writer {
                 None => Err(no_connection()),
                 Some(connection) => tokio::select! {
                     biased;
-                    () = self.job.leash.over() => Err(unheard(false)),
+                    () = self.job.leash.over() => Err(unfenced()),
                     asked = connection.exchange(bytes, count, |_, reply| answers.push(reply)) => asked,
                 },
             };
@@ -305,7 +305,7 @@ impl Writer {
         };
         let done: Result<()> = tokio::select! {
             biased;
-            () = self.job.leash.over() => Err(unheard(false)),
+            () = self.job.leash.over() => Err(unfenced()),
             (sent, read) = async { tokio::join!(sending, reading) } => { let read: Result<()> = read; read.and(sent) }
         };
         (answers, done.err())
